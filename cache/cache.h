@@ -1,0 +1,56 @@
+/* cache.h - storage of keys and values, one store per layer.
+ *
+ * Every KV head keeps its own list of entries, oldest first, because an
+ * eviction policy may keep different ones in each. Without eviction entry i
+ * stands at position i. Keys are stored as the attention mode gives them
+ * (rotated, except where a mode says otherwise). The store grows as it fills. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../error.h"
+#include "../kernels/kernels.h"
+
+enum kv_type { KV_F32, KV_F16, KV_Q8_0, KV_Q4_0 };
+
+struct kv_head {
+    int n, cap;
+    int *pos;     /* [cap] position of each entry in the token sequence */
+    uint8_t *k;   /* [cap] rows of k_row_bytes */
+    uint8_t *v;   /* [cap] rows of v_row_bytes */
+};
+
+struct kv_cache {
+    int n_head_kv, head_dim;
+    enum kv_type type_k, type_v;
+    size_t k_row_bytes, v_row_bytes;
+    struct kv_head *heads; /* [n_head_kv] */
+};
+
+int kv_init(struct kv_cache *c, int n_head_kv, int head_dim, enum kv_type type_k, enum kv_type type_v,
+            struct error *err);
+void kv_free(struct kv_cache *c);
+
+/* Makes room for n more entries in every head. Serial; may move the arrays. */
+int kv_reserve(struct kv_cache *c, int n, struct error *err);
+
+/* Appends one entry to a head that has room, converting to the store's types. */
+void kv_append(struct kv_cache *c, int head, int pos, const float *k, const float *v);
+
+/* Entry i of a head as float32 [head_dim]. */
+void kv_key(const struct kv_cache *c, int head, int i, float *out);
+void kv_value(const struct kv_cache *c, int head, int i, float *out);
+
+/* Keeps the n entries whose indices `keep` lists in ascending order and drops
+ * the others; memory that is no longer needed goes back to the system. */
+void kv_keep(struct kv_cache *c, int head, const int *keep, int n);
+
+/* Drops every entry at position >= pos (to go back in a conversation). */
+void kv_truncate(struct kv_cache *c, int pos);
+
+size_t kv_bytes(const struct kv_cache *c);       /* allocated now */
+size_t kv_row_bytes(enum kv_type type, int head_dim);
+const char *kv_type_name(enum kv_type type);
+/* "f16" or "q8_0,f16" (K, V). */
+int kv_types_parse(const char *text, enum kv_type *k, enum kv_type *v, struct error *err);

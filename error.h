@@ -1,0 +1,17 @@
+/* error.h - how a function says what went wrong.
+ *
+ * Every function that can fail takes a `struct error *` and returns 0 or a
+ * pointer on success, -1 or NULL on failure. Only run.c prints the text. */
+#pragma once
+
+struct error {
+    char text[512];
+};
+
+/* Formats a message into err (which may be NULL) and returns -1, so that a
+ * caller can write `return fail(err, ...)`. Say what was wrong, in which file,
+ * tensor, key or option, and what to do about it; no newline. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+int fail(struct error *err, const char *format, ...);

@@ -1,0 +1,98 @@
+/* gguf.h - reading GGUF v2 and v3 checkpoints.
+ *
+ * The file is memory-mapped and stays where it is: tensors and strings are
+ * views into the mapping. Every offset, count, string and shape is checked
+ * against the file's size before it is used, so that whatever gguf_open()
+ * accepts can be read without further checks. This is the only code that sees
+ * file bytes. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "error.h"
+
+/* Element types of tensors, with the numbers that GGUF files use. */
+enum tensor_type {
+    TENSOR_F32 = 0,
+    TENSOR_F16 = 1,
+    TENSOR_Q4_0 = 2,
+    TENSOR_Q4_1 = 3,
+    TENSOR_Q5_0 = 6,
+    TENSOR_Q5_1 = 7,
+    TENSOR_Q8_0 = 8,
+    TENSOR_Q4_K = 12,
+    TENSOR_Q5_K = 13,
+    TENSOR_Q6_K = 14,
+    TENSOR_BF16 = 30,
+};
+
+enum gguf_type {
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32,
+    GGUF_BOOL, GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64,
+};
+
+/* Bytes in the file; not NUL-terminated. */
+struct gguf_string {
+    const char *data;
+    size_t len;
+};
+
+struct gguf_tensor {
+    struct gguf_string name;
+    int n_dims;
+    int64_t ne[4];        /* GGUF order: ne[0] varies fastest; unused ones are 1 */
+    uint32_t type;        /* enum tensor_type, or a type that we can't run */
+    size_t size;          /* bytes */
+    const uint8_t *data;  /* into the mapping */
+};
+
+struct gguf_array {
+    enum gguf_type type;  /* never GGUF_ARRAY: nested arrays are refused */
+    size_t n;
+    const uint8_t *data;  /* for strings: step through with gguf_array_next() */
+};
+
+struct gguf;
+
+/* Maps the file at `path` (and the other parts where it is the first of a
+ * split `-00001-of-0000N` set) and checks its structure. Tensors of a type
+ * that we can't run are accepted here (their size is then unchecked and
+ * `data` NULL): the model complains when it needs one. NULL on failure. */
+struct gguf *gguf_open(const char *path, struct error *err);
+void gguf_close(struct gguf *file);
+
+const char *gguf_path(const struct gguf *file);
+size_t gguf_bytes(const struct gguf *file); /* size of all parts on disk */
+
+int gguf_n_tensors(const struct gguf *file);
+const struct gguf_tensor *gguf_tensor_at(const struct gguf *file, int i);
+const struct gguf_tensor *gguf_find_tensor(const struct gguf *file, const char *name);
+
+/* The scalar getters return false, and leave *out alone, where the key is
+ * missing or its type doesn't convert without loss. Any integer type serves
+ * for gguf_get_int(), any number for gguf_get_float(). */
+bool gguf_get_int(const struct gguf *file, const char *key, int64_t *out);
+bool gguf_get_float(const struct gguf *file, const char *key, double *out);
+bool gguf_get_bool(const struct gguf *file, const char *key, bool *out);
+bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out);
+bool gguf_get_array(const struct gguf *file, const char *key, struct gguf_array *out);
+
+/* Elements of an array. The index must be below a->n. gguf_array_next() steps
+ * through an array of strings: start with *cursor = a->data. */
+int64_t gguf_array_int(const struct gguf_array *a, size_t i);
+double gguf_array_float(const struct gguf_array *a, size_t i);
+struct gguf_string gguf_array_next(const struct gguf_array *a, const uint8_t **cursor);
+
+/* Metadata in file order, for --inspect: the key, and the value as short text
+ * (arrays as their type, length and first elements). */
+int gguf_n_keys(const struct gguf *file);
+struct gguf_string gguf_key_at(const struct gguf *file, int i);
+void gguf_value_text(const struct gguf *file, int i, char *buf, size_t size);
+
+/* Name of a tensor type ("Q4_1"), or "type N" for one that we don't know. */
+const char *tensor_type_name(uint32_t type);
+
+/* Elements and bytes of one block of a type; false for a type that we don't know. */
+bool tensor_type_block(uint32_t type, int *elements, size_t *bytes);

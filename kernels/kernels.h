@@ -1,0 +1,101 @@
+/* kernels.h - the arithmetic, in one plain C version and one per instruction set.
+ *
+ * kernels_select() picks a table once at start; nothing else asks what CPU
+ * this is. Everything here that takes a `struct worker` is called by all
+ * workers of a team at once and splits the work between them; unless its
+ * comment says otherwise it does NOT end with a barrier.
+ *
+ * Whatever the number of threads, a result is computed by the same operations
+ * in the same order. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../error.h"
+#include "../gguf.h"
+#include "team.h"
+
+/* A matrix as it lies in the file: y[rows] = W[rows, cols] x[cols]. Vectors
+ * (norms, biases) have one row. A weight that the checkpoint doesn't have is
+ * all zero (data == NULL). */
+struct weight {
+    enum tensor_type type;
+    int rows, cols;
+    size_t row_bytes;
+    const uint8_t *data;
+};
+
+/* Quantised activations: 8-bit values in blocks of 32 along a row. What the
+ * fields are is the business of kernels/; callers only own the memory. */
+struct acts {
+    int n, cols;         /* rows (tokens), columns */
+    const float *f32;    /* [n, cols] */
+    void *q8;            /* acts_bytes(n, cols) bytes, 64-byte aligned */
+};
+
+struct kernels; /* defined in kernels/internal.h; one const table per ISA */
+
+/* The fastest table this CPU (and kernel) can run, or the one named: "c",
+ * "avx2", "avx512", "avx512vnni", "amx", "neon". NULL with an error for a name
+ * that is unknown or can't run here. */
+const struct kernels *kernels_select(const char *isa, struct error *err);
+const char *kernels_isa(const struct kernels *k);
+
+/* ---- matrix products (matmul.c) ------------------------------------------ */
+
+size_t acts_bytes(int n, int cols);
+
+/* Prepares a->q8 from a->f32 for products with weights of quantised types (F32,
+ * F16 and BF16 weights use a->f32 as it is). All workers call it; it ends
+ * with a barrier where one is needed, so products may follow at once. */
+void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a);
+
+struct product {
+    const struct weight *w; /* [rows, cols] */
+    float *y;               /* [n, y_stride]: row i gets W a_i */
+    size_t y_stride;        /* floats from row to row, >= w->rows */
+    bool add;               /* add to y instead of overwriting it */
+};
+
+/* Several products with the same activations, such as q, k and v, in one
+ * pass over the workers. n == 1 is a matrix-vector product that streams the
+ * weights once; large n goes through a register-blocked GEMM. `scratch` is
+ * matmul_scratch_bytes() per worker, 64-byte aligned, indexed by worker id. */
+void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
+            const struct acts *a, void *scratch);
+size_t matmul_scratch_bytes(int max_cols);
+
+/* Row r of a weight of any type as float32: embedding look-ups, tests. */
+void weight_row(const struct kernels *k, const struct weight *w, int64_t row, float *out);
+
+/* ---- float32 vectors (vector.c) ------------------------------------------- */
+
+/* out = x / rms(x) * weight; out may be x. */
+void rmsnorm(const struct kernels *k, float *out, const float *x, const float *weight, int n, float eps);
+/* gate = silu(gate) * up */
+void silu_mul(const struct kernels *k, float *gate, const float *up, int n);
+/* x += y */
+void vec_add(const struct kernels *k, float *x, const float *y, int n);
+
+uint16_t f32_to_f16(float x);   /* round to nearest even */
+float f16_to_f32(uint16_t h);
+
+/* ---- RoPE (rope.c) ----------------------------------------------------------- */
+
+#define ROPE_MAX_PAIRS 256
+
+enum rope_scaling { ROPE_SCALE_NONE, ROPE_SCALE_LINEAR, ROPE_SCALE_YARN, ROPE_SCALE_LLAMA3 };
+
+struct rope {
+    int n_pairs;                    /* rotated dimensions / 2; the rest of a head passes through */
+    bool interleaved;               /* pairs are (2i, 2i+1) as in GGUF "llama", else (i, i + n_pairs) */
+    float inv_freq[ROPE_MAX_PAIRS]; /* radians per position, scaling applied */
+    float magnitude;                /* multiplies cos and sin (YaRN's attention factor), else 1 */
+};
+
+/* cos and sin of every pair at one position: table[2*i] = cos, table[2*i+1] = sin. */
+void rope_table(const struct rope *rope, int64_t pos, float *table);
+/* Rotates one head vector in place (out of place: rope_rotate_to). */
+void rope_rotate(const struct rope *rope, const float *table, float *head);

@@ -1,0 +1,37 @@
+/* team.h - the threads of a session.
+ *
+ * One parallel region per forward pass: every worker runs the same function
+ * from top to bottom and meets the others at barriers, which spin for a short
+ * while before they yield. That costs about a microsecond where a fork and
+ * join per matrix product costs several. Plain pthreads, so gcc and clang need
+ * no OpenMP runtime. */
+#pragma once
+
+#include "../error.h"
+
+struct team;
+
+struct worker {
+    int id;             /* 0 .. n-1; worker 0 is the thread that called team_run() */
+    int n;              /* workers in the team */
+    struct team *team;
+    unsigned sense;     /* private to the barrier */
+};
+
+struct team *team_create(int n_threads, struct error *err);
+void team_free(struct team *team);
+int team_size(const struct team *team);
+
+/* Runs fn(worker, arg) on every worker and returns when all have finished. */
+void team_run(struct team *team, void (*fn)(struct worker *, void *), void *arg);
+
+/* Waits until every worker is here. What was written before is visible after. */
+void team_barrier(struct worker *w);
+
+/* The next index of a shared loop, counted from 0 since the last barrier: call
+ * until it reaches the loop's length. Who gets which index differs from run to
+ * run, so the work of an index must not depend on who does it. */
+int team_next(struct worker *w);
+
+/* This worker's part [*begin, *end) of 0..n-1, split evenly in steps of align. */
+void worker_range(const struct worker *w, int n, int align, int *begin, int *end);

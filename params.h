@@ -1,0 +1,34 @@
+/* params.h - `key=value,...` options of attention modes and eviction policies.
+ *
+ * A mode describes its options in one table; it drives parsing, --list-attn
+ * and the error messages. */
+#pragma once
+
+#include <stddef.h>
+
+#include "error.h"
+
+enum param_type { PARAM_INT, PARAM_FLOAT, PARAM_BOOL, PARAM_CHOICE };
+
+struct param {
+    const char *name;
+    enum param_type type;
+    size_t offset;          /* of an int (INT, BOOL, CHOICE: the index) or a float in the options struct */
+    double initial;         /* built-in default */
+    double min, max;        /* INT and FLOAT */
+    const char *choices;    /* CHOICE: "exact|page" */
+    const char *gguf_key;   /* where a checkpoint may set it ("attention.moba.block_size"), or NULL */
+    const char *help;
+};
+
+struct gguf;
+
+/* Sets every option to its built-in default, then to the file's value where it has one. */
+int params_defaults(const struct param *table, void *options, const struct gguf *file, struct error *err);
+
+/* Applies "key=value,..." (len bytes); `owner` is named in errors ("--attn moba"). */
+int params_parse(const struct param *table, void *options, const char *text, size_t len, const char *owner,
+                 struct error *err);
+
+/* The options as "key=value,..." for statistics and headers. */
+void params_text(const struct param *table, const void *options, char *buf, size_t size);
