@@ -1,10 +1,10 @@
-/* model.h - a decoder-only transformer: what a checkpoint holds.
+/* model.h - a decoder-only transformer: what a checkpoint holds, and one timeline of text going through it.
  *
- * `struct model` is immutable once loaded and may be shared; everything that
- * changes while text is processed is in `struct session` (session.h). Read
- * model.c next: its forward pass is the paper's. */
+ * `struct model` is immutable once loaded and may be shared by sessions; all that changes while text is
+ * processed hangs off `struct session`. Loading is in load.c, the forward pass in model.c: read that next. */
 #pragma once
 
+#include "attention/attention.h"
 #include "gguf.h"
 #include "kernels/kernels.h"
 
@@ -41,16 +41,75 @@ struct model {
     struct weight output_norm;          /* [n_embd] */
     struct weight output;               /* [n_vocab, n_embd]; token_embd where tied */
     bool exact;                         /* no quantised weights: float32 arithmetic throughout */
-    size_t weights_bytes;               /* tensors in the mapping plus any copies made */
+    size_t weights_bytes;               /* tensors in use, in the mapping */
 };
 
 /* --rope-*: what is not given (-1, 0) stays as the file says. */
 struct rope_options {
     int scaling;      /* enum rope_scaling, or -1 */
-    float scale;      /* context is stretched by this factor, or 0 */
+    float scale;      /* the context is stretched by this factor, or 0 */
     float base;       /* or 0 */
 };
 
+/* Maps a checkpoint and checks that every tensor the architecture needs is there with the right shape.
+ * adapter_path may be NULL. NULL on failure. */
 struct model *model_load(const char *path, const char *adapter_path, const struct kernels *kernels,
                          const struct rope_options *rope, struct error *err);
 void model_free(struct model *model);
+
+/* A tensor of the adapter or, failing that, of the model as a weight of rows x cols. A missing one leaves
+ * *out empty and is an error only where `required`. */
+int model_weight(const struct model *model, const char *name, int rows, int cols, bool required,
+                 struct weight *out, struct error *err);
+
+struct session_options {
+    int n_ctx;                    /* limit on the positions of the timeline */
+    int n_batch;                  /* tokens per forward pass of a prompt */
+    int n_threads;
+    enum kv_type type_k, type_v;
+    const char *attn;             /* --attn SPEC, or NULL for dense */
+};
+
+/* One timeline: what the attention layers keep of the tokens so far, and the buffers of a forward pass. */
+struct session {
+    const struct model *model;
+    struct session_options options;
+    struct team *team;
+    struct attn_shape shape;
+    struct attn_layer *layers;    /* [n_layer] */
+    int n_past;                   /* tokens so far = position of the next one */
+    int n_generated;              /* those that went in one by one after a prompt */
+
+    /* The batch in progress: n tokens, of which logits can be asked for until the next one. */
+    int n;
+    bool prefill;
+    const int *tokens;            /* [n] */
+    float *x;                     /* [n, n_embd] residual stream */
+    float *x_norm;                /* [max(n, n_threads), n_embd] input of the projections */
+    float *q, *k, *v;             /* [n, H*d], [n, G*d], [n, G*d] */
+    float *attn_out;              /* [n, H*d] */
+    float *gate, *up;             /* [n, n_ff]; for one token, up is [n_threads, n_ff] */
+    float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */
+    void *q8;                     /* quantised activations */
+    void *scratch;                /* matmul scratch of all workers */
+};
+
+struct session *session_create(const struct model *model, const struct session_options *options,
+                               struct error *err);
+void session_free(struct session *s);
+
+/* Runs n tokens (1 <= n <= n_batch) through the model at positions n_past.. and appends them to the
+ * timeline. `prefill` tells prompt tokens from generated ones. -1 when the context is full, a token is not
+ * in the vocabulary, or memory is short; the timeline is then as it was. */
+int session_forward(struct session *s, const int *tokens, int n, bool prefill, struct error *err);
+
+/* Logits [n_rows, n_vocab] of tokens row..row+n_rows-1 of the last batch. */
+void session_logits(struct session *s, int row, int n_rows, float *logits);
+
+/* Sums over all layers. */
+struct session_stats {
+    size_t cache_bytes;
+    double entries_cached;        /* mean per layer and KV head */
+    double entries_attended;      /* mean per generated token, layer and query head */
+};
+void session_stats(const struct session *s, struct session_stats *stats);

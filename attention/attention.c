@@ -1,0 +1,16 @@
+#include "attention.h"
+
+#include <string.h>
+
+extern const struct attn_mode attn_dense;
+
+const struct attn_mode *const attn_modes[] = {
+    &attn_dense,
+    NULL,
+};
+
+const struct attn_mode *attn_mode_find(const char *name, size_t len) {
+    for (int i = 0; attn_modes[i]; i++)
+        if (strlen(attn_modes[i]->name) == len && !memcmp(attn_modes[i]->name, name, len)) return attn_modes[i];
+    return NULL;
+}

@@ -1,0 +1,297 @@
+#include "model.h"
+
+#include <math.h>
+
+#include "alloc.h"
+#include "attention/spec.h"
+
+/* ---- The forward pass. Every worker of the team runs these functions from top to bottom. ----
+ *
+ * What belongs to one row of a batch (a norm, an activation function) is split between the workers by
+ * rows. With a single row each worker does it for itself into its own memory, which takes less time than
+ * waiting for the others. */
+
+static const float *vector(const struct weight *w) { return (const float *)(const void *)w->data; }
+
+/* RMSNorm of the residual stream; the result is visible to this worker's products. */
+static float *norm_rows(struct worker *w, struct session *s, const float *x, int n, const struct weight *norm) {
+    const struct model *m = s->model;
+    int n_embd = m->config.n_embd;
+    if (n == 1) {
+        float *own = s->x_norm + (size_t)w->id * n_embd;
+        rmsnorm(m->kernels, own, x, vector(norm), n_embd, m->config.norm_eps);
+        return own;
+    }
+    int begin, end;
+    worker_range(w, n, 1, &begin, &end);
+    for (int i = begin; i < end; i++) {
+        size_t row = (size_t)i * n_embd;
+        rmsnorm(m->kernels, s->x_norm + row, x + row, vector(norm), n_embd, m->config.norm_eps);
+    }
+    team_barrier(w);
+    return s->x_norm;
+}
+
+/* gate = silu(gate) * up, as the input of w_down. */
+static float *swiglu_rows(struct worker *w, struct session *s) {
+    const struct model *m = s->model;
+    int n_ff = m->config.n_ff;
+    if (s->n == 1) {
+        float *own = s->gate + (size_t)(w->id + 1) * n_ff;
+        memcpy(own, s->gate, (size_t)n_ff * sizeof *own);
+        silu_mul(m->kernels, own, s->up, n_ff);
+        return own;
+    }
+    int begin, end;
+    worker_range(w, s->n, 1, &begin, &end);
+    for (int i = begin; i < end; i++)
+        silu_mul(m->kernels, s->gate + (size_t)i * n_ff, s->up + (size_t)i * n_ff, n_ff);
+    team_barrier(w);
+    return s->gate;
+}
+
+static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
+                    const float *x, int n, int cols) {
+    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
+    acts_prepare(w, s->model->kernels, &acts);
+    matmul(w, s->model->kernels, products, n_products, &acts, s->scratch);
+    team_barrier(w);
+}
+
+/* Bias and norm of the heads of one token's q, k or v. */
+static void finish_heads(const struct model *m, float *heads, int n_heads, const struct weight *bias,
+                         const struct weight *norm) {
+    int d = m->config.head_dim;
+    if (bias->data) vec_add(m->kernels, heads, vector(bias), n_heads * d);
+    if (norm->data)
+        for (int h = 0; h < n_heads; h++)
+            rmsnorm(m->kernels, heads + h * d, heads + h * d, vector(norm), d, m->config.norm_eps);
+}
+
+static void finish_qkv(struct worker *w, struct session *s, const struct layer *layer) {
+    const struct config *c = &s->model->config;
+    static const struct weight no_norm;
+    int begin, end;
+    worker_range(w, s->n, 1, &begin, &end);
+    for (int i = begin; i < end; i++) {
+        finish_heads(s->model, s->q + (size_t)i * c->n_head * c->head_dim, c->n_head, &layer->bq, &layer->q_norm);
+        finish_heads(s->model, s->k + (size_t)i * c->n_head_kv * c->head_dim, c->n_head_kv, &layer->bk,
+                     &layer->k_norm);
+        finish_heads(s->model, s->v + (size_t)i * c->n_head_kv * c->head_dim, c->n_head_kv, &layer->bv, &no_norm);
+    }
+    team_barrier(w);
+}
+
+/* The batch in progress as the attention layers see it. */
+static struct attn_batch attention_batch(const struct session *s, const float *x_norm) {
+    return (struct attn_batch){
+        .n = s->n, .pos = s->n_past, .prefill = s->prefill, .x = x_norm,
+        .q = s->q, .k = s->k, .v = s->v, .rope = s->rope, .out = s->attn_out,
+    };
+}
+
+/* x += Wo attention(norm(x)) */
+static void attention_block(struct worker *w, struct session *s, int l) {
+    const struct config *c = &s->model->config;
+    const struct layer *layer = &s->model->layers[l];
+    size_t q_size = (size_t)c->n_head * c->head_dim, kv_size = (size_t)c->n_head_kv * c->head_dim;
+
+    float *x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm);
+    const struct product qkv[] = {
+        {.w = &layer->wq, .y = s->q, .y_stride = q_size},
+        {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
+        {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
+    };
+    project(w, s, qkv, 3, x_norm, s->n, c->n_embd);
+    if (layer->bq.data || layer->bk.data || layer->bv.data || layer->q_norm.data || layer->k_norm.data)
+        finish_qkv(w, s, layer);
+
+    struct attn_batch batch = attention_batch(s, x_norm);
+    s->layers[l].mode->forward(&s->layers[l], &batch, w);
+
+    const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
+    project(w, s, &out, 1, s->attn_out, s->n, (int)q_size);
+}
+
+/* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
+static void feed_forward_block(struct worker *w, struct session *s, int l) {
+    const struct config *c = &s->model->config;
+    const struct layer *layer = &s->model->layers[l];
+
+    float *x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm);
+    const struct product gate_up[] = {
+        {.w = &layer->w_gate, .y = s->gate, .y_stride = c->n_ff},
+        {.w = &layer->w_up, .y = s->up, .y_stride = c->n_ff},
+    };
+    project(w, s, gate_up, 2, x_norm, s->n, c->n_embd);
+
+    const struct product down = {.w = &layer->w_down, .y = s->x, .y_stride = c->n_embd, .add = true};
+    project(w, s, &down, 1, swiglu_rows(w, s), s->n, c->n_ff);
+}
+
+static void embed(struct worker *w, struct session *s) {
+    const struct config *c = &s->model->config;
+    int begin, end;
+    worker_range(w, s->n, 1, &begin, &end);
+    for (int i = begin; i < end; i++) {
+        weight_row(s->model->kernels, &s->model->token_embd, s->tokens[i], s->x + (size_t)i * c->n_embd);
+        rope_table(&c->rope, s->n_past + i, s->rope + (size_t)i * 2 * c->rope.n_pairs);
+    }
+    team_barrier(w);
+}
+
+static void forward(struct worker *w, void *arg) {
+    struct session *s = arg;
+    embed(w, s);
+    for (int l = 0; l < s->model->config.n_layer; l++) {
+        attention_block(w, s, l);
+        feed_forward_block(w, s, l);
+    }
+}
+
+int session_forward(struct session *s, const int *tokens, int n, bool prefill, struct error *err) {
+    const struct config *c = &s->model->config;
+    if (n > s->options.n_ctx - s->n_past)
+        return fail(err, "the context is full: %d tokens and %d more, but -c is %d", s->n_past, n,
+                    s->options.n_ctx);
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= c->n_vocab)
+            return fail(err, "token %d is not in the vocabulary (0 to %d)", tokens[i], c->n_vocab - 1);
+
+    s->n = n;
+    s->prefill = prefill;
+    s->tokens = tokens;
+    struct attn_batch batch = attention_batch(s, s->x_norm);
+    for (int l = 0; l < c->n_layer; l++) {
+        struct attn_layer *layer = &s->layers[l];
+        if (layer->mode->reserve && layer->mode->reserve(layer, &batch, err)) return -1;
+    }
+    team_run(s->team, forward, s);
+    s->n_past += n;
+    if (!prefill) s->n_generated += n;
+    return 0;
+}
+
+struct logits_job {
+    struct session *s;
+    int row, n;
+    float *logits;
+};
+
+static void output_head(struct worker *w, void *arg) {
+    const struct logits_job *job = arg;
+    struct session *s = job->s;
+    const struct config *c = &s->model->config;
+    float *x_norm = norm_rows(w, s, s->x + (size_t)job->row * c->n_embd, job->n, &s->model->output_norm);
+    const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
+    project(w, s, &out, 1, x_norm, job->n, c->n_embd);
+}
+
+void session_logits(struct session *s, int row, int n_rows, float *logits) {
+    struct logits_job job = {.s = s, .row = row, .n = n_rows, .logits = logits};
+    team_run(s->team, output_head, &job);
+}
+
+/* ---- Sessions ---- */
+
+static int allocate_buffers(struct session *s, struct error *err) {
+    const struct config *c = &s->model->config;
+    size_t n = s->options.n_batch, n_threads = s->options.n_threads;
+    size_t rows = n > n_threads + 1 ? n : n_threads + 1; /* a single token's rows are private to each worker */
+    size_t q_size = (size_t)c->n_head * c->head_dim, kv_size = (size_t)c->n_head_kv * c->head_dim;
+    int widest = c->n_ff > c->n_embd ? c->n_ff : c->n_embd;
+    if ((int)q_size > widest) widest = (int)q_size;
+
+    struct { void *field; size_t bytes; } buffers[] = {
+        {&s->x, n * c->n_embd * sizeof(float)},
+        {&s->x_norm, rows * c->n_embd * sizeof(float)},
+        {&s->q, n * q_size * sizeof(float)},
+        {&s->k, n * kv_size * sizeof(float)},
+        {&s->v, n * kv_size * sizeof(float)},
+        {&s->attn_out, n * q_size * sizeof(float)},
+        {&s->gate, rows * c->n_ff * sizeof(float)},
+        {&s->up, n * c->n_ff * sizeof(float)},
+        {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
+        {&s->q8, acts_bytes((int)rows, widest)},
+        {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
+    };
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
+        void *p = alloc_zeroed(buffers[i].bytes);
+        if (!p) return fail(err, "out of memory for a batch of %zu tokens: try a smaller -b", n);
+        memcpy(buffers[i].field, &p, sizeof p);
+    }
+    return 0;
+}
+
+static int create_layers(struct session *s, struct error *err) {
+    const struct config *c = &s->model->config;
+    s->layers = calloc(c->n_layer, sizeof *s->layers);
+    if (!s->layers) return fail(err, "out of memory for %d layers", c->n_layer);
+    void *scratch = alloc_zeroed(attn_scratch_bytes(&s->shape));
+    if (!scratch) return fail(err, "out of memory for a batch of %d tokens: try a smaller -b", s->options.n_batch);
+    for (int l = 0; l < c->n_layer; l++)
+        s->layers[l] = (struct attn_layer){.index = l, .shape = &s->shape, .scratch = scratch};
+    if (attn_spec_apply(s->options.attn, s->layers, s->model, err)) return -1;
+    for (int l = 0; l < c->n_layer; l++) {
+        struct attn_layer *layer = &s->layers[l];
+        if (kv_init(&layer->cache, c->n_head_kv, c->head_dim, s->options.type_k, s->options.type_v, err)) return -1;
+        if (layer->mode->init && layer->mode->init(layer, s->model, err)) return -1;
+    }
+    return 0;
+}
+
+struct session *session_create(const struct model *model, const struct session_options *options,
+                               struct error *err) {
+    const struct config *c = &model->config;
+    struct session *s = calloc(1, sizeof *s);
+    if (!s) {
+        fail(err, "out of memory for a session");
+        return NULL;
+    }
+    s->model = model;
+    s->options = *options;
+    s->shape = (struct attn_shape){
+        .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
+        .scale = 1 / sqrtf((float)c->head_dim), .exact = model->exact,
+        .type_k = options->type_k, .type_v = options->type_v,
+        .max_batch = options->n_batch, .n_threads = options->n_threads,
+        .rope = &c->rope, .kernels = model->kernels,
+    };
+    s->team = team_create(options->n_threads, err);
+    if (!s->team || allocate_buffers(s, err) || create_layers(s, err)) {
+        session_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void session_free(struct session *s) {
+    if (!s) return;
+    if (s->layers) {
+        free(s->layers[0].scratch);
+        for (int l = 0; l < s->model->config.n_layer; l++) {
+            struct attn_layer *layer = &s->layers[l];
+            if (layer->mode && layer->mode->free) layer->mode->free(layer);
+            kv_free(&layer->cache);
+            free(layer->params);
+        }
+        free(s->layers);
+    }
+    team_free(s->team);
+    void *buffers[] = {s->x, s->x_norm, s->q, s->k, s->v, s->attn_out, s->gate, s->up, s->rope, s->q8, s->scratch};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+    free(s);
+}
+
+void session_stats(const struct session *s, struct session_stats *stats) {
+    const struct config *c = &s->model->config;
+    *stats = (struct session_stats){0};
+    for (int l = 0; l < c->n_layer; l++) {
+        struct attn_stats layer = {0};
+        s->layers[l].mode->stats(&s->layers[l], &layer);
+        stats->cache_bytes += layer.bytes;
+        stats->entries_cached += layer.entries_cached / c->n_layer;
+        stats->entries_attended += layer.entries_attended / c->n_layer / c->n_head;
+    }
+    if (s->n_generated) stats->entries_attended /= s->n_generated;
+}
