@@ -38,8 +38,8 @@ struct acts {
 struct kernels; /* defined in kernels/internal.h; one const table per ISA */
 
 /* The fastest table this CPU (and kernel) can run, or the one named: "c",
- * "avx2", "avx512", "avx512vnni", "amx", "neon". NULL with an error for a name
- * that is unknown or can't run here. */
+ * "avx2", "avx512", "avx512vnni", "amx", "neon". `isa` may be NULL. NULL with an
+ * error for a name that is unknown or can't run here. */
 const struct kernels *kernels_select(const char *isa, struct error *err);
 const char *kernels_isa(const struct kernels *k);
 
@@ -62,10 +62,12 @@ struct product {
 /* Several products with the same activations, such as q, k and v, in one
  * pass over the workers. n == 1 is a matrix-vector product that streams the
  * weights once; large n goes through a register-blocked GEMM. `scratch` is
- * matmul_scratch_bytes() per worker, 64-byte aligned, indexed by worker id. */
+ * matmul_scratch_bytes() per worker, 64-byte aligned, indexed by worker id. All
+ * workers call it, with a barrier between it and other products or loops over
+ * team_next(). */
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch);
-size_t matmul_scratch_bytes(int max_cols);
+size_t matmul_scratch_bytes(int max_cols); /* of one worker */
 
 /* Row r of a weight of any type as float32: embedding look-ups, tests. */
 void weight_row(const struct kernels *k, const struct weight *w, int64_t row, float *out);
@@ -81,6 +83,7 @@ void vec_add(const struct kernels *k, float *x, const float *y, int n);
 
 uint16_t f32_to_f16(float x);   /* round to nearest even */
 float f16_to_f32(uint16_t h);
+float bf16_to_f32(uint16_t h);
 
 /* ---- RoPE (rope.c) ----------------------------------------------------------- */
 
@@ -97,5 +100,5 @@ struct rope {
 
 /* cos and sin of every pair at one position: table[2*i] = cos, table[2*i+1] = sin. */
 void rope_table(const struct rope *rope, int64_t pos, float *table);
-/* Rotates one head vector in place (out of place: rope_rotate_to). */
+/* Rotates one head vector in place. */
 void rope_rotate(const struct rope *rope, const float *table, float *head);

@@ -1,0 +1,49 @@
+/* internal.h - what the files of kernels/ share; nothing else includes it. */
+#pragma once
+
+#include "kernels.h"
+
+#define PANEL 32                  /* weight rows that the GEMM takes at a time */
+#define ACT_BLOCK 32              /* activations that share a scale */
+#define TENSOR_TYPES 31           /* one more than the largest enum tensor_type */
+#define MAX_BLOCK 256             /* elements in the largest quantised block */
+
+/* Computes y[i][r] (+)= W[r] . a[i] for r in [begin, end) and every row i of
+ * the activations. `y` points at row 0, column 0. */
+typedef void (*product_fn)(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                           size_t y_stride, bool add, void *scratch);
+
+struct kernels {
+    const char *isa;
+    product_fn matvec[TENSOR_TYPES];   /* n == 1; reads the weights where they are */
+    product_fn matmul[TENSOR_TYPES];   /* any n; at most PANEL rows, begin a multiple of PANEL */
+    void (*quantize)(const struct acts *a, int row);
+    void (*rmsnorm)(float *out, const float *x, const float *weight, int n, float eps);
+    void (*silu_mul)(float *gate, const float *up, int n);
+    void (*vec_add)(float *x, const float *y, int n);
+};
+
+/* The tables. Those of other instruction sets than the target's don't exist;
+ * each fills its gaps with the functions of a lesser one. */
+extern const struct kernels kernels_c;
+
+/* ---- quantised activations ---------------------------------------------------
+ *
+ * A row x is cut into blocks of 32; x[j] ~ scale * q[j], |q| <= 127. Weights are
+ * used as w = d*(u - zero) + m with unsigned u (see quants.h), so a block of a
+ * dot product is
+ *
+ *     d * scale * (sum(u*q) - zero * sum(q))  +  m * scale * sum(q)
+ *
+ * of which everything that doesn't depend on the weight is kept per block. */
+struct act_view {
+    int blocks;            /* in a row */
+    size_t q_stride;       /* bytes from row to row: cols rounded up to 64 */
+    int8_t *q;             /* [n, q_stride] */
+    float *scale;          /* [n, blocks] */
+    float *scaled_sum;     /* [n, blocks] scale * sum(q) */
+    int32_t *sum;          /* [n, blocks] sum(q) */
+    int32_t *half_sum;     /* [n, blocks, 2] sum of the first and the second 16 */
+};
+
+struct act_view act_view(const struct acts *a);

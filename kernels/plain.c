@@ -1,0 +1,119 @@
+/* plain.c - matrix products and activation quantisation in plain C. */
+#include "plain.h"
+
+#include <math.h>
+
+#include "quants.h"
+
+void plain_quantize(const struct acts *a, int row) {
+    struct act_view v = act_view(a);
+    const float *x = a->f32 + (size_t)row * (size_t)a->cols;
+    int8_t *q = v.q + (size_t)row * v.q_stride;
+    size_t first = (size_t)row * (size_t)v.blocks;
+    for (int b = 0; b < v.blocks; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
+        float max = 0;
+        for (int i = 0; i < ACT_BLOCK; i++) max = fmaxf(max, fabsf(x[i]));
+        float scale = max / 127, inverse = max > 0 ? 127 / max : 0;
+        int32_t half[2] = {0, 0};
+        for (int i = 0; i < ACT_BLOCK; i++) {
+            q[i] = (int8_t)lrintf(x[i] * inverse);
+            half[i / 16] += q[i];
+        }
+        v.scale[first + (size_t)b] = scale;
+        v.half_sum[2 * (first + (size_t)b)] = half[0];
+        v.half_sum[2 * (first + (size_t)b) + 1] = half[1];
+        v.sum[first + (size_t)b] = half[0] + half[1];
+        v.scaled_sum[first + (size_t)b] = scale * (float)(half[0] + half[1]);
+    }
+}
+
+/* A weight row, unpacked: u[cols], then d and m of every group. */
+struct unpacked {
+    uint8_t *u;
+    float *d, *m;
+};
+
+static struct unpacked unpack_row(const struct quant_format *f, const struct weight *w, int row, void *scratch) {
+    size_t cols = (size_t)w->cols, groups = cols / (size_t)f->group;
+    struct unpacked r = {.d = scratch};
+    r.m = r.d + groups;
+    r.u = (uint8_t *)(r.m + groups);
+    const uint8_t *block = w->data + (size_t)row * w->row_bytes;
+    int groups_per_block = f->block / f->group;
+    for (int b = 0; b < w->cols / f->block; b++, block += f->bytes)
+        f->unpack(block, r.u + b * f->block, r.d + b * groups_per_block, r.m + b * groups_per_block);
+    return r;
+}
+
+static float dot_quant(const struct quant_format *f, const struct unpacked *r, const struct act_view *v, int row) {
+    const int8_t *q = v->q + (size_t)row * v->q_stride;
+    const float *scale = v->scale + (size_t)row * (size_t)v->blocks;
+    const int32_t *half_sum = v->half_sum + 2 * (size_t)row * (size_t)v->blocks;
+    const int32_t *sum = v->sum + (size_t)row * (size_t)v->blocks;
+    float total = 0;
+    int groups = v->blocks * (ACT_BLOCK / f->group);
+    for (int g = 0; g < groups; g++) {
+        int32_t dot = 0;
+        for (int i = 0; i < f->group; i++) dot += r->u[g * f->group + i] * q[g * f->group + i];
+        int32_t s = f->group == 16 ? half_sum[g] : sum[g];
+        float x_scale = scale[g * f->group / ACT_BLOCK];
+        total += r->d[g] * x_scale * (float)(dot - f->zero * s);
+        if (f->has_min) total += r->m[g] * (x_scale * (float)s);
+    }
+    return total;
+}
+
+void plain_matmul_quant(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                        size_t y_stride, bool add, void *scratch) {
+    const struct quant_format *f = quant_format(w->type);
+    struct act_view v = act_view(a);
+    for (int r = begin; r < end; r++) {
+        struct unpacked row = unpack_row(f, w, r, scratch);
+        for (int i = 0; i < a->n; i++) {
+            float *out = &y[(size_t)i * y_stride + (size_t)r];
+            float dot = dot_quant(f, &row, &v, i);
+            *out = add ? *out + dot : dot;
+        }
+    }
+}
+
+/* In eight partial sums, which keeps the rounding error of long rows small. */
+static float dot_float(const float *a, const float *b, int n) {
+    float sums[8] = {0};
+    int i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) sums[j] += a[i + j] * b[i + j];
+    for (; i < n; i++) sums[i % 8] += a[i] * b[i];
+    return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
+}
+
+void plain_matmul_float(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                        size_t y_stride, bool add, void *scratch) {
+    float *row = scratch;
+    for (int r = begin; r < end; r++) {
+        weight_row(&kernels_c, w, r, row);
+        for (int i = 0; i < a->n; i++) {
+            float *out = &y[(size_t)i * y_stride + (size_t)r];
+            float dot = dot_float(row, a->f32 + (size_t)i * (size_t)a->cols, a->cols);
+            *out = add ? *out + dot : dot;
+        }
+    }
+}
+
+#define EVERY_TYPE(quant, single)                                                            \
+    {                                                                                        \
+        [TENSOR_F32] = single, [TENSOR_F16] = single, [TENSOR_BF16] = single,                \
+        [TENSOR_Q4_0] = quant, [TENSOR_Q4_1] = quant, [TENSOR_Q5_0] = quant,                 \
+        [TENSOR_Q5_1] = quant, [TENSOR_Q8_0] = quant, [TENSOR_Q4_K] = quant,                 \
+        [TENSOR_Q5_K] = quant, [TENSOR_Q6_K] = quant,                                        \
+    }
+
+const struct kernels kernels_c = {
+    .isa = "c",
+    .matvec = EVERY_TYPE(plain_matmul_quant, plain_matmul_float),
+    .matmul = EVERY_TYPE(plain_matmul_quant, plain_matmul_float),
+    .quantize = plain_quantize,
+    .rmsnorm = plain_rmsnorm,
+    .silu_mul = plain_silu_mul,
+    .vec_add = plain_vec_add,
+};

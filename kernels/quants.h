@@ -1,0 +1,145 @@
+/* quants.h - the quantised weight formats, all seen as w = d*(u - zero) + m.
+ *
+ * u is an unsigned byte, d and m are float32 and belong to a group of 16 or 32
+ * elements, zero is a constant of the format, and m exists in some formats
+ * only. The unpackers below are written so that compilers vectorise them: each
+ * instruction set's GEMM includes them and gets its own copy.
+ *
+ * Formats: llama.cpp, ggml/src/ggml-common.h and ggml-quants.c. */
+#pragma once
+
+#include <string.h>
+
+#include "kernels.h"
+
+/* Unpacks one block: u[block], d[block/group], m[block/group] (untouched where
+ * the format has no m). */
+typedef void (*unpack_fn)(const uint8_t *block, uint8_t *u, float *d, float *m);
+
+struct quant_format {
+    int block;        /* elements in a block */
+    int bytes;        /* bytes in a block */
+    int group;        /* elements that share d and m */
+    int zero;         /* subtracted from u */
+    bool has_min;     /* has m */
+    unpack_fn unpack;
+};
+
+/* NULL for F32, F16 and BF16. */
+const struct quant_format *quant_format(enum tensor_type type);
+
+#if defined(__F16C__)
+#include <immintrin.h>
+static inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+#else
+static inline float half_to_float(uint16_t h) { return f16_to_f32(h); }
+#endif
+
+static inline float read_f16(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return half_to_float(h);
+}
+
+/* Sixteen bytes of nibbles: the low ones are elements 0-15, the high ones 16-31. */
+static inline void unpack_nibbles(const uint8_t *restrict qs, uint8_t *restrict u) {
+    for (int i = 0; i < 16; i++) u[i] = qs[i] & 15;
+    for (int i = 0; i < 16; i++) u[i + 16] = qs[i] >> 4;
+}
+
+/* The fifth bits of 32 elements, element i's at bit i. */
+static inline void add_fifth_bits(const uint8_t *restrict qh, uint8_t *restrict u) {
+    for (int i = 0; i < 32; i++) u[i] |= (uint8_t)((qh[i / 8] >> (i % 8) & 1) << 4);
+}
+
+/* Q4_0: f16 d, 16 bytes of nibbles. */
+static inline void unpack_q4_0(const uint8_t *block, uint8_t *u, float *d, float *m) {
+    (void)m;
+    d[0] = read_f16(block);
+    unpack_nibbles(block + 2, u);
+}
+
+/* Q4_1: f16 d, f16 m, 16 bytes of nibbles. */
+static inline void unpack_q4_1(const uint8_t *block, uint8_t *u, float *d, float *m) {
+    d[0] = read_f16(block);
+    m[0] = read_f16(block + 2);
+    unpack_nibbles(block + 4, u);
+}
+
+/* Q5_0: f16 d, 4 bytes of fifth bits, 16 bytes of nibbles. */
+static inline void unpack_q5_0(const uint8_t *block, uint8_t *u, float *d, float *m) {
+    (void)m;
+    d[0] = read_f16(block);
+    unpack_nibbles(block + 6, u);
+    add_fifth_bits(block + 2, u);
+}
+
+/* Q5_1: f16 d, f16 m, 4 bytes of fifth bits, 16 bytes of nibbles. */
+static inline void unpack_q5_1(const uint8_t *block, uint8_t *u, float *d, float *m) {
+    d[0] = read_f16(block);
+    m[0] = read_f16(block + 2);
+    unpack_nibbles(block + 8, u);
+    add_fifth_bits(block + 4, u);
+}
+
+/* Q8_0: f16 d, 32 signed bytes. */
+static inline void unpack_q8_0(const uint8_t *block, uint8_t *u, float *d, float *m) {
+    (void)m;
+    d[0] = read_f16(block);
+    for (int i = 0; i < 32; i++) u[i] = block[2 + i] ^ 0x80;
+}
+
+/* The 6-bit scales and mins of the eight groups of a Q4_K or Q5_K block, packed
+ * into 12 bytes: the first four of each lie in the low bits of bytes 0-3 and
+ * 4-7, whose top bits complete the nibbles in bytes 8-11 to the other four. */
+static inline void unpack_k_scales(const uint8_t *block, float *d, float *m) {
+    float scale = read_f16(block), min = read_f16(block + 2);
+    const uint8_t *s = block + 4;
+    for (int i = 0; i < 4; i++) {
+        d[i] = scale * (float)(s[i] & 63);
+        m[i] = -(min * (float)(s[i + 4] & 63));
+        d[i + 4] = scale * (float)((s[i + 8] & 15) | s[i] >> 6 << 4);
+        m[i + 4] = -(min * (float)(s[i + 8] >> 4 | s[i + 4] >> 6 << 4));
+    }
+}
+
+/* Q4_K: f16 scale, f16 min, 12 bytes of scales, 4 x 32 bytes of nibbles: the
+ * low ones are a group, the high ones the next. */
+static inline void unpack_q4_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+    unpack_k_scales(block, d, m);
+    const uint8_t *qs = block + 16;
+    for (int g = 0; g < 4; g++) {
+        for (int i = 0; i < 32; i++) u[64 * g + i] = qs[32 * g + i] & 15;
+        for (int i = 0; i < 32; i++) u[64 * g + 32 + i] = qs[32 * g + i] >> 4;
+    }
+}
+
+/* Q5_K: as Q4_K, with 32 bytes before the nibbles that hold the fifth bits of
+ * group g in bit g. */
+static inline void unpack_q5_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+    unpack_k_scales(block, d, m);
+    const uint8_t *qh = block + 16, *qs = block + 48;
+    for (int g = 0; g < 4; g++) {
+        for (int i = 0; i < 32; i++)
+            u[64 * g + i] = (uint8_t)((qs[32 * g + i] & 15) | (qh[i] >> (2 * g) & 1) << 4);
+        for (int i = 0; i < 32; i++)
+            u[64 * g + 32 + i] = (uint8_t)(qs[32 * g + i] >> 4 | (qh[i] >> (2 * g + 1) & 1) << 4);
+    }
+}
+
+/* Q6_K: 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 signed
+ * scales, f16 d. Each half of the block has 64 + 32 bytes of its own. */
+static inline void unpack_q6_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+    (void)m;
+    const int8_t *scales = (const int8_t *)block + 192;
+    float scale = read_f16(block + 208);
+    for (int i = 0; i < 16; i++) d[i] = scale * (float)scales[i];
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *ql = block + 64 * h, *qh = block + 128 + 32 * h;
+        uint8_t *o = u + 128 * h;
+        for (int i = 0; i < 32; i++) o[i] = (uint8_t)((ql[i] & 15) | (qh[i] & 3) << 4);
+        for (int i = 0; i < 32; i++) o[i + 32] = (uint8_t)((ql[i + 32] & 15) | (qh[i] >> 2 & 3) << 4);
+        for (int i = 0; i < 32; i++) o[i + 64] = (uint8_t)(ql[i] >> 4 | (qh[i] >> 4 & 3) << 4);
+        for (int i = 0; i < 32; i++) o[i + 96] = (uint8_t)(ql[i + 32] >> 4 | (qh[i] >> 6) << 4);
+    }
+}
