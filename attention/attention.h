@@ -36,6 +36,7 @@ struct attn_shape {
     int n_threads;
     const struct rope *rope;
     const struct kernels *kernels;
+    const struct attend_kernels *attend; /* attend_select(kernels_isa(kernels), exact) */
 };
 
 struct attn_stats {
@@ -74,6 +75,9 @@ struct attn_mode {
     void (*stats)(const struct attn_layer *layer, struct attn_stats *stats);
     void (*free)(struct attn_layer *layer);
 };
+
+/* Bytes of attn_layer.scratch, which wants 64-byte alignment (dense.c). Needs shape->attend. */
+size_t attn_scratch_bytes(const struct attn_shape *shape);
 
 /* The table of modes, ended by NULL. */
 extern const struct attn_mode *const attn_modes[];

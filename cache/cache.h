@@ -10,9 +10,8 @@
 #include <stdint.h>
 
 #include "../error.h"
+#include "../kernels/attend.h"
 #include "../kernels/kernels.h"
-
-enum kv_type { KV_F32, KV_F16, KV_Q8_0, KV_Q4_0 };
 
 struct kv_head {
     int n, cap;
@@ -38,9 +37,17 @@ int kv_reserve(struct kv_cache *c, int n, struct error *err);
 /* Appends one entry to a head that has room, converting to the store's types. */
 void kv_append(struct kv_cache *c, int head, int pos, const float *k, const float *v);
 
+/* The same in two steps, for several threads at once: kv_write() fills entry i >= n
+ * (room is reserved), kv_advance() makes the next n written entries of every head valid. */
+void kv_write(const struct kv_cache *c, int head, int i, int pos, const float *k, const float *v);
+void kv_advance(struct kv_cache *c, int n);
+
 /* Entry i of a head as float32 [head_dim]. */
 void kv_key(const struct kv_cache *c, int head, int i, float *out);
 void kv_value(const struct kv_cache *c, int head, int i, float *out);
+
+/* A head's rows as the kernels of attend.h take them; until the next change. */
+struct kv_view kv_view(const struct kv_cache *c, int head);
 
 /* Keeps the n entries whose indices `keep` lists in ascending order and drops
  * the others; memory that is no longer needed goes back to the system. */
@@ -50,7 +57,6 @@ void kv_keep(struct kv_cache *c, int head, const int *keep, int n);
 void kv_truncate(struct kv_cache *c, int pos);
 
 size_t kv_bytes(const struct kv_cache *c);       /* allocated now */
-size_t kv_row_bytes(enum kv_type type, int head_dim);
 const char *kv_type_name(enum kv_type type);
 /* "f16" or "q8_0,f16" (K, V). */
 int kv_types_parse(const char *text, enum kv_type *k, enum kv_type *v, struct error *err);
