@@ -3,12 +3,24 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+static void format_text(struct error *err, bool usage, const char *format, va_list args) {
+    if (!err) return;
+    vsnprintf(err->text, sizeof err->text, format, args);
+    err->usage = usage;
+}
+
 int fail(struct error *err, const char *format, ...) {
-    if (err) {
-        va_list args;
-        va_start(args, format);
-        vsnprintf(err->text, sizeof err->text, format, args);
-        va_end(args);
-    }
+    va_list args;
+    va_start(args, format);
+    format_text(err, false, format, args);
+    va_end(args);
+    return -1;
+}
+
+int fail_usage(struct error *err, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    format_text(err, true, format, args);
+    va_end(args);
     return -1;
 }

@@ -4,8 +4,11 @@
  * pointer on success, -1 or NULL on failure. Only run.c prints the text. */
 #pragma once
 
+#include <stdbool.h>
+
 struct error {
     char text[512];
+    bool usage;      /* the command line is wrong, not the world: exit status 2 */
 };
 
 /* Formats a message into err (which may be NULL) and returns -1, so that a
@@ -15,3 +18,9 @@ struct error {
 __attribute__((format(printf, 2, 3)))
 #endif
 int fail(struct error *err, const char *format, ...);
+
+/* The same for a mistake in an option's value. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+int fail_usage(struct error *err, const char *format, ...);

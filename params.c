@@ -57,7 +57,7 @@ static int parse_value(const struct param *p, void *options, const char *value, 
     if (p->type == PARAM_CHOICE) {
         int index = choice_index(p->choices, value, len);
         if (index < 0)
-            return fail(err, "%s: %s must be one of %s, not '%.*s'", owner, p->name, p->choices, (int)len, value);
+            return fail_usage(err, "%s: %s must be one of %s, not '%.*s'", owner, p->name, p->choices, (int)len, value);
         store(p, options, index);
         return 0;
     }
@@ -71,9 +71,9 @@ static int parse_value(const struct param *p, void *options, const char *value, 
     }
     bool ok = end != number && !*end && isfinite(x) && (p->type == PARAM_FLOAT || x == floor(x)) && in_range(p, x);
     if (!ok && p->type == PARAM_BOOL)
-        return fail(err, "%s: %s must be 0 or 1, not '%.*s'", owner, p->name, (int)len, value);
+        return fail_usage(err, "%s: %s must be 0 or 1, not '%.*s'", owner, p->name, (int)len, value);
     if (!ok)
-        return fail(err, "%s: %s must be %s from %g to %g, not '%.*s'", owner, p->name,
+        return fail_usage(err, "%s: %s must be %s from %g to %g, not '%.*s'", owner, p->name,
                     p->type == PARAM_INT ? "an integer" : "a number", p->min, p->max, (int)len, value);
     store(p, options, x);
     return 0;
@@ -103,7 +103,7 @@ int params_parse(const struct param *table, void *options, const char *text, siz
         if (!p) {
             char names[200];
             list_names(table, names, sizeof names);
-            return fail(err, "%s: '%.*s' is not one of its options (%s)", owner, (int)(stop - text), text, names);
+            return fail_usage(err, "%s: '%.*s' is not one of its options (%s)", owner, (int)(stop - text), text, names);
         }
         if (parse_value(p, options, equals + 1, (size_t)(stop - equals - 1), owner, err)) return -1;
         text = comma ? comma + 1 : end;
@@ -111,19 +111,20 @@ int params_parse(const struct param *table, void *options, const char *text, siz
     return 0;
 }
 
+static int value_text(const struct param *p, double value, char *buf, size_t size) {
+    if (p->type != PARAM_CHOICE) return snprintf(buf, size, "%g", value);
+    const char *choice = p->choices;
+    for (int i = 0; i < (int)value; i++) choice += strcspn(choice, "|") + 1;
+    return snprintf(buf, size, "%.*s", (int)strcspn(choice, "|"), choice);
+}
+
+void params_initial(const struct param *p, char *buf, size_t size) { value_text(p, p->initial, buf, size); }
+
 void params_text(const struct param *table, const void *options, char *buf, size_t size) {
     size_t used = 0;
     if (size) buf[0] = 0;
     for (const struct param *p = table; p->name && used < size; p++) {
-        double value = load(p, options);
         used += (size_t)snprintf(buf + used, size - used, "%s%s=", p == table ? "" : ",", p->name);
-        if (used >= size) return;
-        if (p->type == PARAM_CHOICE) {
-            const char *choice = p->choices;
-            for (int i = 0; i < (int)value; i++) choice += strcspn(choice, "|") + 1;
-            used += (size_t)snprintf(buf + used, size - used, "%.*s", (int)strcspn(choice, "|"), choice);
-        } else {
-            used += (size_t)snprintf(buf + used, size - used, "%g", value);
-        }
+        if (used < size) used += (size_t)value_text(p, load(p, options), buf + used, size - used);
     }
 }

@@ -32,3 +32,6 @@ int params_parse(const struct param *table, void *options, const char *text, siz
 
 /* The options as "key=value,...". */
 void params_text(const struct param *table, const void *options, char *buf, size_t size);
+
+/* The built-in default of one option as text. */
+void params_initial(const struct param *p, char *buf, size_t size);

@@ -97,7 +97,9 @@ int sampler_sample(struct sampler *s, const float *logits) {
     const struct sampler_options *o = &s->options;
     struct candidate *c = s->candidates;
     int n = s->n_vocab;
-    for (int i = 0; i < n; i++) c[i] = (struct candidate){.id = i, .logit = logits[i]};
+    /* Damaged weights give NaN, which no order holds for. */
+    for (int i = 0; i < n; i++)
+        c[i] = (struct candidate){.id = i, .logit = isnan(logits[i]) ? -INFINITY : logits[i]};
     if (o->repeat_penalty != 1) penalise_repeats(s);
     if (o->temp <= 0) return greedy(c, n);
 

@@ -9,7 +9,7 @@
 static int choose(struct attn_layer *layer, const struct attn_mode *mode, const char *params, size_t len,
                   const struct model *model, struct error *err) {
     layer->mode = mode;
-    if (!mode->params) return len ? fail(err, "--attn %s: this mode has no options", mode->name) : 0;
+    if (!mode->params) return len ? fail_usage(err, "--attn %s: this mode has no options", mode->name) : 0;
     layer->params = calloc(1, mode->params_bytes);
     if (!layer->params) return fail(err, "out of memory for the options of --attn %s", mode->name);
     char owner[64];
@@ -35,13 +35,13 @@ static int next_range(const char **text, const char *end, int n_layer, int *firs
         }
     }
     if (a < 0 || p != stop)
-        return fail(err, "--attn: '%.*s' is not a list of layers such as 0,3,5-7,9-", (int)(end - start), start);
+        return fail_usage(err, "--attn: '%.*s' is not a list of layers such as 0,3,5-7,9-", (int)(end - start), start);
     if (a >= n_layer || b >= n_layer || b < a)
-        return fail(err, "--attn: layers '%.*s' are not in 0-%d", (int)(stop - start), start, n_layer - 1);
+        return fail_usage(err, "--attn: layers '%.*s' are not in 0-%d", (int)(stop - start), start, n_layer - 1);
     *first = (int)a;
     *last = (int)b;
     *text = comma ? comma + 1 : end;
-    return comma && comma + 1 == end ? fail(err, "--attn: a list of layers ends in a comma") : 0;
+    return comma && comma + 1 == end ? fail_usage(err, "--attn: a list of layers ends in a comma") : 0;
 }
 
 /* One "mode:options@layers". */
@@ -53,7 +53,7 @@ static int apply_part(const char *part, const char *end, struct attn_layer *laye
     size_t name_len = (size_t)((colon ? colon : mode_end) - part);
     const struct attn_mode *mode = attn_mode_find(part, name_len);
     if (!mode)
-        return fail(err, "--attn: there is no mode '%.*s': see --list-attn", (int)(name_len < 60 ? name_len : 60),
+        return fail_usage(err, "--attn: there is no mode '%.*s': see --list-attn", (int)(name_len < 60 ? name_len : 60),
                     part);
     const char *params = colon ? colon + 1 : mode_end;
     size_t params_len = (size_t)(mode_end - params);
@@ -63,7 +63,7 @@ static int apply_part(const char *part, const char *end, struct attn_layer *laye
     do {
         if (at && next_range(&range, end, n_layer, &first, &last, err)) return -1;
         for (int l = first; l <= last; l++) {
-            if (layers[l].mode) return fail(err, "--attn: layer %d is given two modes", l);
+            if (layers[l].mode) return fail_usage(err, "--attn: layer %d is given two modes", l);
             if (choose(&layers[l], mode, params, params_len, model, err)) return -1;
         }
     } while (range < end);
@@ -71,7 +71,7 @@ static int apply_part(const char *part, const char *end, struct attn_layer *laye
 }
 
 int attn_spec_apply(const char *spec, struct attn_layer *layers, const struct model *model, struct error *err) {
-    if (spec && !*spec) return fail(err, "--attn is empty: see --list-attn");
+    if (spec && !*spec) return fail_usage(err, "--attn is empty: see --list-attn");
     const char *part = spec;
     while (part) {
         const char *semicolon = strchr(part, ';');

@@ -1,0 +1,35 @@
+/* inspect.c - what a file holds, and what the program offers. */
+#include <stdio.h>
+
+#include "app.h"
+
+int job_inspect(const struct gguf *file, struct error *err) {
+    printf("%s: %.1f MB, %d keys, %d tensors\n\n", gguf_path(file), (double)gguf_bytes(file) / 1e6,
+           gguf_n_keys(file), gguf_n_tensors(file));
+    for (int i = 0; i < gguf_n_keys(file); i++) {
+        char value[256];
+        struct gguf_string key = gguf_key_at(file, i);
+        gguf_value_text(file, i, value, sizeof value);
+        printf("%-45.*s %s\n", (int)key.len, key.data, value);
+    }
+    putchar('\n');
+    for (int i = 0; i < gguf_n_tensors(file); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        printf("%-35.*s %-5s", (int)t->name.len, t->name.data, tensor_type_name(t->type));
+        for (int d = 0; d < t->n_dims; d++) printf("%s%lld", d ? " x " : " ", (long long)t->ne[d]);
+        putchar('\n');
+    }
+    return app_flush(err);
+}
+
+int job_list_attn(struct error *err) {
+    for (int i = 0; attn_modes[i]; i++) {
+        printf("%-10s %s\n", attn_modes[i]->name, attn_modes[i]->summary);
+        for (const struct param *p = attn_modes[i]->params; p && p->name; p++) {
+            char initial[32];
+            params_initial(p, initial, sizeof initial);
+            printf("  %-16s %s (default %s)\n", p->name, p->help, initial);
+        }
+    }
+    return app_flush(err);
+}

@@ -1,0 +1,67 @@
+/* stats.c - the figures of a run. */
+#include <sys/resource.h>
+#include <time.h>
+
+#include "app.h"
+#include "output.h"
+
+double app_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double rate(int tokens, double seconds) { return seconds > 0 ? tokens / seconds : 0; }
+
+static size_t peak_rss(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (size_t)usage.ru_maxrss * 1024;
+}
+
+static void write_string(FILE *f, const char *key, const char *value) {
+    fprintf(f, "  \"%s\": \"", key);
+    for (const char *p = value; *p; p++) {
+        if (*p == '"' || *p == '\\') fputc('\\', f);
+        if ((unsigned char)*p < 0x20) fprintf(f, "\\u%04x", *p);
+        else fputc(*p, f);
+    }
+    fprintf(f, "\",\n");
+}
+
+int app_write_stats(const struct app *app, const char *path, struct error *err) {
+    const struct figures *fig = &app->figures;
+    const struct options *o = &app->options;
+    struct session_stats cache;
+    session_stats(app->session, &cache);
+    struct output out;
+    if (output_open(&out, path, err)) return -1;
+    FILE *f = out.file;
+    fprintf(f, "{\n");
+    fprintf(f, "  \"prompt_tokens\": %d,\n  \"prompt_seconds\": %.6f,\n  \"prompt_tps\": %.3f,\n", fig->prompt_tokens,
+            fig->prompt_seconds, rate(fig->prompt_tokens, fig->prompt_seconds));
+    fprintf(f, "  \"gen_tokens\": %d,\n  \"gen_seconds\": %.6f,\n  \"gen_tps\": %.3f,\n", fig->gen_tokens,
+            fig->gen_seconds, rate(fig->gen_tokens, fig->gen_seconds));
+    fprintf(f, "  \"load_seconds\": %.6f,\n  \"weights_bytes\": %zu,\n", fig->load_seconds,
+            app->model->weights_bytes);
+    fprintf(f, "  \"cache_bytes\": %zu,\n  \"peak_rss_bytes\": %zu,\n", cache.cache_bytes, peak_rss());
+    fprintf(f, "  \"entries_attended\": %.3f,\n  \"entries_cached\": %.3f,\n", cache.entries_attended,
+            cache.entries_cached);
+    write_string(f, "attn", o->attn ? o->attn : "dense");
+    write_string(f, "kv_evict", o->kv_evict ? o->kv_evict : "none");
+    write_string(f, "kv_type", o->kv_type);
+    write_string(f, "isa", kernels_isa(app->kernels));
+    fprintf(f, "  \"threads\": %d,\n  \"seed\": %llu\n}\n", app->session->options.n_threads,
+            (unsigned long long)o->seed);
+    return output_commit(&out, err);
+}
+
+void app_print_speeds(const struct app *app) {
+    const struct figures *fig = &app->figures;
+    struct session_stats cache;
+    session_stats(app->session, &cache);
+    fprintf(stderr, "prompt: %d tokens, %.1f tok/s; generated: %d tokens, %.1f tok/s; cache: %.1f MB; seed: %llu\n",
+            fig->prompt_tokens, rate(fig->prompt_tokens, fig->prompt_seconds), fig->gen_tokens,
+            rate(fig->gen_tokens, fig->gen_seconds), (double)cache.cache_bytes / 1e6,
+            (unsigned long long)app->options.seed);
+}
