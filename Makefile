@@ -9,23 +9,28 @@ BUILD   ?= build
 RUN     ?= run
 CFLAGS  ?= -O3 -g
 WARN    := -Wall -Wextra -Wpedantic -Wshadow
-ALL_CFLAGS = -std=gnu11 $(WARN) $(CFLAGS) -pthread -ffp-contract=off -fno-math-errno -MMD -MP
+ALL_CFLAGS = -std=gnu11 -I. $(WARN) $(CFLAGS) -pthread -ffp-contract=off -fno-math-errno -MMD -MP
 LDLIBS  := -lm -pthread
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC     := $(filter-out run.c,$(wildcard *.c)) $(wildcard app/*.c attention/*.c cache/*.c tokenizer/*.c)
-SRC     += $(filter-out %_avx2.c %_avx512.c %_amx.c %_neon.c,$(wildcard kernels/*.c))
+ISA_C   := $(foreach isa,avx2 avx512 avx512vnni amx neon,$(wildcard kernels/*_$(isa).c))
+SRC     += $(filter-out $(ISA_C),$(wildcard kernels/*.c))
 ifneq (,$(filter x86_64 i686,$(ARCH)))
-SRC     += $(wildcard kernels/*_avx2.c kernels/*_avx512.c kernels/*_amx.c)
+SRC     += $(filter-out %_neon.c,$(ISA_C))
 endif
 ifeq ($(ARCH),aarch64)
-SRC     += $(wildcard kernels/*_neon.c)
+SRC     += $(filter %_neon.c,$(ISA_C))
 endif
 OBJ     := $(SRC:%.c=$(BUILD)/%.o)
 
 # Only these files may use more than the baseline instruction set: kernels_select() decides at run time.
-$(BUILD)/kernels/%_avx2.o:   ISA_FLAGS = -mavx2 -mfma -mf16c
-$(BUILD)/kernels/%_avx512.o: ISA_FLAGS = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+AVX2    := -mavx2 -mfma -mf16c
+AVX512  := $(AVX2) -mavx512f -mavx512bw -mavx512dq -mavx512vl
+$(BUILD)/kernels/%_avx2.o:       ISA_FLAGS = $(AVX2)
+$(BUILD)/kernels/%_avx512.o:     ISA_FLAGS = $(AVX512)
+$(BUILD)/kernels/%_avx512vnni.o: ISA_FLAGS = $(AVX512) -mavx512vnni
+$(BUILD)/kernels/%_amx.o:        ISA_FLAGS = $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
 
 TESTS   := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
