@@ -44,6 +44,7 @@ struct gguf_tensor {
     int n_dims;
     int64_t ne[4];        /* GGUF order: ne[0] varies fastest; unused ones are 1 */
     uint32_t type;        /* enum tensor_type, or a type that we can't run */
+    uint64_t offset;      /* from the start of the file's data section */
     size_t size;          /* bytes */
     const uint8_t *data;  /* into the mapping */
 };
@@ -52,6 +53,12 @@ struct gguf_array {
     enum gguf_type type;  /* never GGUF_ARRAY: nested arrays are refused */
     size_t n;
     const uint8_t *data;  /* for strings: step through with gguf_array_next() */
+};
+
+/* What a metadata key holds. */
+struct gguf_value {
+    bool is_array;
+    struct gguf_array array; /* a scalar is an array of one element */
 };
 
 struct gguf;
@@ -79,8 +86,10 @@ bool gguf_get_bool(const struct gguf *file, const char *key, bool *out);
 bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out);
 bool gguf_get_array(const struct gguf *file, const char *key, struct gguf_array *out);
 
-/* Elements of an array. The index must be below a->n. gguf_array_next() steps
- * through an array of strings: start with *cursor = a->data. */
+/* Elements of an array. The index must be below a->n. What doesn't convert
+ * (a string; for gguf_array_int() a float or more than INT64_MAX) gives 0; a
+ * bool is 0 or 1. gguf_array_next() steps through an array of strings: start
+ * with *cursor = a->data and call it at most a->n times. */
 int64_t gguf_array_int(const struct gguf_array *a, size_t i);
 double gguf_array_float(const struct gguf_array *a, size_t i);
 struct gguf_string gguf_array_next(const struct gguf_array *a, const uint8_t **cursor);
@@ -89,10 +98,16 @@ struct gguf_string gguf_array_next(const struct gguf_array *a, const uint8_t **c
  * (arrays as their type, length and first elements). */
 int gguf_n_keys(const struct gguf *file);
 struct gguf_string gguf_key_at(const struct gguf *file, int i);
+const struct gguf_value *gguf_value_at(const struct gguf *file, int i);
+const struct gguf_value *gguf_find_value(const struct gguf *file, const char *key);
 void gguf_value_text(const struct gguf *file, int i, char *buf, size_t size);
 
-/* Name of a tensor type ("Q4_1"), or "type N" for one that we don't know. */
+/* Writes 'text' into buf, in quotes, as one printable line of UTF-8: escapes
+ * for what isn't printable, "..." for what doesn't fit. Returns its length. */
+size_t gguf_quote(struct gguf_string text, char *buf, size_t size);
+
+/* Name of a tensor type ("Q4_1"), or "unknown" for a number that GGUF doesn't define. */
 const char *tensor_type_name(uint32_t type);
 
-/* Elements and bytes of one block of a type; false for a type that we don't know. */
+/* Elements and bytes of one block of a type; false for a type that we can't run. */
 bool tensor_type_block(uint32_t type, int *elements, size_t *bytes);
