@@ -4,6 +4,7 @@
 
 #include "alloc.h"
 #include "attention/spec.h"
+#include "kernels/attend.h"
 
 /* ---- The forward pass. Every worker of the team runs these functions from top to bottom. ----
  *
@@ -85,7 +86,8 @@ static void finish_qkv(struct worker *w, struct session *s, const struct layer *
 /* The batch in progress as the attention layers see it. */
 static struct attn_batch attention_batch(const struct session *s, const float *x_norm) {
     return (struct attn_batch){
-        .n = s->n, .pos = s->n_past, .prefill = s->prefill, .x = x_norm,
+        .n = s->n, .pos = s->n_past, .prefill = s->phase != PHASE_GENERATE,
+        .prompt_end = s->phase == PHASE_PROMPT_END, .x = x_norm,
         .q = s->q, .k = s->k, .v = s->v, .rope = s->rope, .out = s->attn_out,
     };
 }
@@ -149,7 +151,7 @@ static void forward(struct worker *w, void *arg) {
     }
 }
 
-int session_forward(struct session *s, const int *tokens, int n, bool prefill, struct error *err) {
+int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err) {
     const struct config *c = &s->model->config;
     if (n > s->options.n_ctx - s->n_past)
         return fail(err, "the context is full: %d tokens and %d more, but -c is %d", s->n_past, n,
@@ -159,7 +161,7 @@ int session_forward(struct session *s, const int *tokens, int n, bool prefill, s
             return fail(err, "token %d is not in the vocabulary (0 to %d)", tokens[i], c->n_vocab - 1);
 
     s->n = n;
-    s->prefill = prefill;
+    s->phase = phase;
     s->tokens = tokens;
     struct attn_batch batch = attention_batch(s, s->x_norm);
     for (int l = 0; l < c->n_layer; l++) {
@@ -168,7 +170,7 @@ int session_forward(struct session *s, const int *tokens, int n, bool prefill, s
     }
     team_run(s->team, forward, s);
     s->n_past += n;
-    if (!prefill) s->n_generated += n;
+    if (phase == PHASE_GENERATE) s->n_generated += n;
     return 0;
 }
 
@@ -256,6 +258,7 @@ struct session *session_create(const struct model *model, const struct session_o
         .type_k = options->type_k, .type_v = options->type_v,
         .max_batch = options->n_batch, .n_threads = options->n_threads,
         .rope = &c->rope, .kernels = model->kernels,
+        .attend = attend_select(kernels_isa(model->kernels), model->exact),
     };
     s->team = team_create(options->n_threads, err);
     if (!s->team || allocate_buffers(s, err) || create_layers(s, err)) {

@@ -70,6 +70,9 @@ struct session_options {
     const char *attn;             /* --attn SPEC, or NULL for dense */
 };
 
+/* What a batch of tokens is. Some modes and eviction policies treat prompts differently from generated text. */
+enum phase { PHASE_PROMPT, PHASE_PROMPT_END, PHASE_GENERATE };
+
 /* One timeline: what the attention layers keep of the tokens so far, and the buffers of a forward pass. */
 struct session {
     const struct model *model;
@@ -82,7 +85,7 @@ struct session {
 
     /* The batch in progress: n tokens, of which logits can be asked for until the next one. */
     int n;
-    bool prefill;
+    enum phase phase;
     const int *tokens;            /* [n] */
     float *x;                     /* [n, n_embd] residual stream */
     float *x_norm;                /* [max(n, n_threads), n_embd] input of the projections */
@@ -99,9 +102,9 @@ struct session *session_create(const struct model *model, const struct session_o
 void session_free(struct session *s);
 
 /* Runs n tokens (1 <= n <= n_batch) through the model at positions n_past.. and appends them to the
- * timeline. `prefill` tells prompt tokens from generated ones. -1 when the context is full, a token is not
- * in the vocabulary, or memory is short; the timeline is then as it was. */
-int session_forward(struct session *s, const int *tokens, int n, bool prefill, struct error *err);
+ * timeline. -1 when the context is full, a token is not in the vocabulary, or memory is short; the timeline
+ * is then as it was. */
+int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err);
 
 /* Logits [n_rows, n_vocab] of tokens row..row+n_rows-1 of the last batch. */
 void session_logits(struct session *s, int row, int n_rows, float *logits);

@@ -46,7 +46,7 @@ static int fill_to(struct session *s, const struct token_list *tokens, int depth
         int left = depth - s->n_past, batch = s->options.n_batch;
         int n = left > 2 * batch ? batch : left > batch ? left - batch : left;
         double start = app_clock();
-        if (session_forward(s, tokens->ids + s->n_past, n, true, err)) return -1;
+        if (session_forward(s, tokens->ids + s->n_past, n, n == left ? PHASE_PROMPT_END : PHASE_PROMPT, err)) return -1;
         *seconds = app_clock() - start;
         *last = n;
     }
@@ -64,7 +64,7 @@ static int bench_depth(struct app *app, const struct token_list *tokens, int dep
     int n_before = s->n_generated;
     double start = app_clock();
     for (int i = 0; i < n_gen; i++) {
-        if (session_forward(s, tokens->ids + s->n_past, 1, false, err)) return -1;
+        if (session_forward(s, tokens->ids + s->n_past, 1, PHASE_GENERATE, err)) return -1;
         session_logits(s, 0, 1, app->logits);
     }
     double gen_seconds = app_clock() - start;

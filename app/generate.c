@@ -36,7 +36,7 @@ int app_generate(struct app *app, int n, struct error *err) {
             fprintf(stderr, "\nstopped: the context of %d tokens is full (-c)\n", s->options.n_ctx);
             break;
         }
-        if (session_forward(s, &token, 1, false, err)) return -1;
+        if (session_forward(s, &token, 1, PHASE_GENERATE, err)) return -1;
         session_logits(s, 0, 1, app->logits);
     }
     app->figures.gen_seconds += app_clock() - start;

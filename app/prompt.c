@@ -109,7 +109,8 @@ int app_prefill(struct app *app, const struct token_list *tokens, app_batch_fn o
     double start = app_clock();
     for (int i = 0; i < tokens->n; ) {
         int n = tokens->n - i < s->options.n_batch ? tokens->n - i : s->options.n_batch;
-        if (session_forward(s, tokens->ids + i, n, true, err)) return -1;
+        enum phase phase = i + n == tokens->n ? PHASE_PROMPT_END : PHASE_PROMPT;
+        if (session_forward(s, tokens->ids + i, n, phase, err)) return -1;
         if (on_batch && on_batch(app, arg, i, n, err)) return -1;
         i += n;
         if (progress) draw_progress(i, tokens->n, app_clock() - start);

@@ -18,6 +18,7 @@ struct attn_batch {
     int n;             /* tokens */
     int pos;           /* position of the first; the others follow it */
     bool prefill;      /* prompt tokens, as opposed to generated ones */
+    bool prompt_end;   /* the last of these is the prompt's last token */
     const float *x;    /* [n, n_embd] input of the layer's projections (after RMSNorm) */
     float *q;          /* [n, H, d] before RoPE; a mode may rotate in place */
     float *k;          /* [n, G, d] before RoPE; likewise */
