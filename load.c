@@ -86,8 +86,9 @@ static int find_architecture(struct loader *ld) {
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", architectures[i].name);
     }
-    return fail(ld->err, "%s: architecture '%.*s' is not supported (known: %s)", gguf_path(file),
-                (int)(name.len < 40 ? name.len : 40), name.data, known);
+    char quoted[64];
+    gguf_quote(name, quoted, sizeof quoted);
+    return fail(ld->err, "%s: architecture %s is not supported (known: %s)", gguf_path(file), quoted, known);
 }
 
 static int load_config(struct loader *ld) {
@@ -138,8 +139,10 @@ static int file_scaling(const struct loader *ld, int *scaling) {
             return 0;
         }
     }
-    return fail(ld->err, "%s: RoPE scaling '%.*s' is not supported: override it with --rope-scaling",
-                gguf_path(ld->m->file), (int)(name.len < 40 ? name.len : 40), name.data);
+    char quoted[64];
+    gguf_quote(name, quoted, sizeof quoted);
+    return fail(ld->err, "%s: RoPE scaling %s is not supported: override it with --rope-scaling",
+                gguf_path(ld->m->file), quoted);
 }
 
 /* The pair that makes `rotations` full turns over the original context (YaRN, section 3.2). */

@@ -7,15 +7,17 @@ int job_inspect(const struct gguf *file, struct error *err) {
     printf("%s: %.1f MB, %d keys, %d tensors\n\n", gguf_path(file), (double)gguf_bytes(file) / 1e6,
            gguf_n_keys(file), gguf_n_tensors(file));
     for (int i = 0; i < gguf_n_keys(file); i++) {
-        char value[256];
-        struct gguf_string key = gguf_key_at(file, i);
+        char key[128], value[256];
+        gguf_quote(gguf_key_at(file, i), key, sizeof key);
         gguf_value_text(file, i, value, sizeof value);
-        printf("%-45.*s %s\n", (int)key.len, key.data, value);
+        printf("%-47s %s\n", key, value);
     }
     putchar('\n');
     for (int i = 0; i < gguf_n_tensors(file); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(file, i);
-        printf("%-35.*s %-5s", (int)t->name.len, t->name.data, tensor_type_name(t->type));
+        char name[128];
+        gguf_quote(t->name, name, sizeof name);
+        printf("%-37s %-5s", name, tensor_type_name(t->type));
         for (int d = 0; d < t->n_dims; d++) printf("%s%lld", d ? " x " : " ", (long long)t->ne[d]);
         putchar('\n');
     }
