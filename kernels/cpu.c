@@ -3,15 +3,45 @@
 
 #include "internal.h"
 
-static const struct kernels *const tables[] = {&kernels_c};
+static bool any_cpu(void) { return true; }
 
-#define N_TABLES ((int)(sizeof tables / sizeof *tables))
+#if defined(__x86_64__) || defined(__i386__)
+/* These ask whether the operating system saves the registers, too. */
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+static bool has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+
+/* Slowest first. */
+static const struct {
+    const struct kernels *table;
+    bool (*runs)(void);
+} candidates[] = {
+    {&kernels_c, any_cpu},
+#if defined(__x86_64__) || defined(__i386__)
+    {&kernels_avx512vnni, has_avx512vnni},
+#endif
+};
+
+#define N_CANDIDATES ((int)(sizeof candidates / sizeof *candidates))
 
 const struct kernels *kernels_select(const char *isa, struct error *err) {
-    if (!isa) return tables[N_TABLES - 1];
-    for (int i = 0; i < N_TABLES; i++)
-        if (!strcmp(tables[i]->isa, isa)) return tables[i];
-    fail(err, "--isa %s: unknown; use c, avx2, avx512, avx512vnni, amx or neon", isa);
+    for (int i = N_CANDIDATES - 1; i >= 0; i--) {
+        if (isa && strcmp(candidates[i].table->isa, isa)) continue;
+        if (candidates[i].runs()) return candidates[i].table;
+    }
+    static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(names[i], isa)) continue;
+        fail(err, "instruction set %s: this CPU or system can't run it", isa);
+        return NULL;
+    }
+    fail(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx or neon", isa);
     return NULL;
 }
 

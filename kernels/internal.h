@@ -25,7 +25,7 @@ struct kernels {
 
 /* The tables. Those of other instruction sets than the target's don't exist;
  * each fills its gaps with the functions of a lesser one. */
-extern const struct kernels kernels_c;
+extern const struct kernels kernels_c, kernels_avx512vnni;
 
 /* ---- quantised activations ---------------------------------------------------
  *
@@ -35,10 +35,11 @@ extern const struct kernels kernels_c;
  *
  *     d * scale * (sum(u*q) - zero * sum(q))  +  m * scale * sum(q)
  *
- * of which everything that doesn't depend on the weight is kept per block. */
+ * of which everything that doesn't depend on the weight is kept per block. Rows
+ * are filled up with zeros to a multiple of four blocks. */
 struct act_view {
-    int blocks;            /* in a row */
-    size_t q_stride;       /* bytes from row to row: cols rounded up to 64 */
+    int blocks;            /* in a row, a multiple of 4 */
+    size_t q_stride;       /* bytes from row to row: 32 * blocks */
     int8_t *q;             /* [n, q_stride] */
     float *scale;          /* [n, blocks] */
     float *scaled_sum;     /* [n, blocks] scale * sum(q) */
@@ -47,3 +48,11 @@ struct act_view {
 };
 
 struct act_view act_view(const struct acts *a);
+
+static inline void act_set(const struct act_view *v, size_t block, float scale, int sum0, int sum1) {
+    v->scale[block] = scale;
+    v->scaled_sum[block] = scale * (float)(sum0 + sum1);
+    v->sum[block] = sum0 + sum1;
+    v->half_sum[2 * block] = sum0;
+    v->half_sum[2 * block + 1] = sum1;
+}

@@ -4,15 +4,15 @@
  * of a result is computed by one worker, always in the same way. */
 #include "internal.h"
 
-#include "quants.h"
-
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
+
+static size_t act_blocks(int cols) { return round_up((size_t)cols, 4 * ACT_BLOCK) / ACT_BLOCK; }
 
 /* The arrays lie one after another; each starts on a cache line. */
 struct act_view act_view(const struct acts *a) {
-    size_t n = (size_t)a->n, blocks = ((size_t)a->cols + ACT_BLOCK - 1) / ACT_BLOCK;
+    size_t n = (size_t)a->n, blocks = act_blocks(a->cols);
     size_t per_block = round_up(n * blocks * sizeof(float), 64);
-    struct act_view v = {.blocks = (int)blocks, .q_stride = round_up((size_t)a->cols, 64)};
+    struct act_view v = {.blocks = (int)blocks, .q_stride = blocks * ACT_BLOCK};
     uint8_t *p = a->q8;
     v.q = (int8_t *)p;
     p += n * v.q_stride;
@@ -24,8 +24,8 @@ struct act_view act_view(const struct acts *a) {
 }
 
 size_t acts_bytes(int n, int cols) {
-    size_t blocks = ((size_t)cols + ACT_BLOCK - 1) / ACT_BLOCK;
-    return (size_t)n * round_up((size_t)cols, 64) + 5 * round_up((size_t)n * blocks * sizeof(float), 64);
+    size_t blocks = (size_t)n * act_blocks(cols);
+    return blocks * ACT_BLOCK + 5 * round_up(blocks * sizeof(float), 64);
 }
 
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
@@ -42,25 +42,38 @@ size_t matmul_scratch_bytes(int max_cols) {
     return round_up(PANEL * cols * sizeof(float), 64);
 }
 
+/* Matrix-vector: every worker gets an equal share of all rows, and reads a
+ * contiguous part of each weight. */
+static void run_matvec(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
+                       const struct acts *a, void *scratch) {
+    int total = 0, begin, end, first = 0;
+    for (int p = 0; p < n_products; p++) total += products[p].w->rows;
+    worker_range(w, total, 4, &begin, &end);
+    for (int p = 0; p < n_products; first += products[p++].w->rows) {
+        const struct product *o = &products[p];
+        int from = begin > first ? begin - first : 0;
+        int to = end - first < o->w->rows ? end - first : o->w->rows;
+        if (from < to) k->matvec[o->w->type](o->w, from, to, a, o->y, o->y_stride, o->add, scratch);
+    }
+}
+
 static int panels(const struct weight *w) { return (w->rows + PANEL - 1) / PANEL; }
+
+/* GEMM: workers take panels of rows as they become free. */
+static void run_matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
+                       const struct acts *a, void *scratch) {
+    int total = 0;
+    for (int p = 0; p < n_products; p++) total += panels(products[p].w);
+    for (int i; (i = team_next(w)) < total;) {
+        const struct product *o = products;
+        while (i >= panels(o->w)) i -= panels(o++->w);
+        int begin = i * PANEL, end = begin + PANEL < o->w->rows ? begin + PANEL : o->w->rows;
+        k->matmul[o->w->type](o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
+    }
+}
 
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch) {
-    uint8_t *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->cols);
-    int total = 0;
-    for (int p = 0; p < n_products; p++) total += panels(products[p].w);
-    int begin = 0, end = 0;
-    worker_range(w, total, 1, &begin, &end);
-    int first = 0;
-    for (int p = 0; p < n_products; p++) {
-        const struct product *o = &products[p];
-        int n = panels(o->w);
-        int from = begin > first ? begin - first : 0, to = end - first < n ? end - first : n;
-        const product_fn *table = a->n == 1 ? k->matvec : k->matmul;
-        for (int i = from; i < to; i++) {
-            int last = (i + 1) * PANEL < o->w->rows ? (i + 1) * PANEL : o->w->rows;
-            table[o->w->type](o->w, i * PANEL, last, a, o->y, o->y_stride, o->add, own);
-        }
-        first += n;
-    }
+    void *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->cols);
+    (a->n == 1 ? run_matvec : run_matmul)(w, k, products, n_products, a, own);
 }

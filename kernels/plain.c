@@ -10,7 +10,10 @@ void plain_quantize(const struct acts *a, int row) {
     const float *x = a->f32 + (size_t)row * (size_t)a->cols;
     int8_t *q = v.q + (size_t)row * v.q_stride;
     size_t first = (size_t)row * (size_t)v.blocks;
-    for (int b = 0; b < v.blocks; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
+    int blocks = a->cols / ACT_BLOCK;
+    memset(q, 0, v.q_stride);
+    for (int b = blocks; b < v.blocks; b++) act_set(&v, first + (size_t)b, 0, 0, 0);
+    for (int b = 0; b < blocks; b++, x += ACT_BLOCK, q += ACT_BLOCK) {
         float max = 0;
         for (int i = 0; i < ACT_BLOCK; i++) max = fmaxf(max, fabsf(x[i]));
         float scale = max / 127, inverse = max > 0 ? 127 / max : 0;
@@ -19,11 +22,7 @@ void plain_quantize(const struct acts *a, int row) {
             q[i] = (int8_t)lrintf(x[i] * inverse);
             half[i / 16] += q[i];
         }
-        v.scale[first + (size_t)b] = scale;
-        v.half_sum[2 * (first + (size_t)b)] = half[0];
-        v.half_sum[2 * (first + (size_t)b) + 1] = half[1];
-        v.sum[first + (size_t)b] = half[0] + half[1];
-        v.scaled_sum[first + (size_t)b] = scale * (float)(half[0] + half[1]);
+        act_set(&v, first + (size_t)b, scale, half[0], half[1]);
     }
 }
 
@@ -45,13 +44,13 @@ static struct unpacked unpack_row(const struct quant_format *f, const struct wei
     return r;
 }
 
-static float dot_quant(const struct quant_format *f, const struct unpacked *r, const struct act_view *v, int row) {
+static float dot_quant(const struct quant_format *f, const struct unpacked *r, int groups, const struct act_view *v,
+                       int row) {
     const int8_t *q = v->q + (size_t)row * v->q_stride;
     const float *scale = v->scale + (size_t)row * (size_t)v->blocks;
     const int32_t *half_sum = v->half_sum + 2 * (size_t)row * (size_t)v->blocks;
     const int32_t *sum = v->sum + (size_t)row * (size_t)v->blocks;
     float total = 0;
-    int groups = v->blocks * (ACT_BLOCK / f->group);
     for (int g = 0; g < groups; g++) {
         int32_t dot = 0;
         for (int i = 0; i < f->group; i++) dot += r->u[g * f->group + i] * q[g * f->group + i];
@@ -71,7 +70,7 @@ void plain_matmul_quant(const struct weight *w, int begin, int end, const struct
         struct unpacked row = unpack_row(f, w, r, scratch);
         for (int i = 0; i < a->n; i++) {
             float *out = &y[(size_t)i * y_stride + (size_t)r];
-            float dot = dot_quant(f, &row, &v, i);
+            float dot = dot_quant(f, &row, w->cols / f->group, &v, i);
             *out = add ? *out + dot : dot;
         }
     }

@@ -1,23 +1,5 @@
-/* quants.c - the table of weight formats, and rows as float32. */
+/* quants.c - weight rows as float32, and the 16-bit float formats. */
 #include "quants.h"
-
-#include "internal.h"
-
-static const struct quant_format formats[TENSOR_TYPES] = {
-    [TENSOR_Q4_0] = {32, 18, 32, 8, false, unpack_q4_0},
-    [TENSOR_Q4_1] = {32, 20, 32, 0, true, unpack_q4_1},
-    [TENSOR_Q5_0] = {32, 22, 32, 16, false, unpack_q5_0},
-    [TENSOR_Q5_1] = {32, 24, 32, 0, true, unpack_q5_1},
-    [TENSOR_Q8_0] = {32, 34, 32, 128, false, unpack_q8_0},
-    [TENSOR_Q4_K] = {256, 144, 32, 0, true, unpack_q4_k},
-    [TENSOR_Q5_K] = {256, 176, 32, 0, true, unpack_q5_k},
-    [TENSOR_Q6_K] = {256, 210, 16, 32, false, unpack_q6_k},
-};
-
-const struct quant_format *quant_format(enum tensor_type type) {
-    const struct quant_format *f = &formats[type];
-    return f->block ? f : NULL;
-}
 
 static void dequantize(const struct quant_format *f, const uint8_t *block, int cols, float *out) {
     uint8_t u[MAX_BLOCK];

@@ -2,7 +2,7 @@
  *
  * u is an unsigned byte, d and m are float32 and belong to a group of 16 or 32
  * elements, zero is a constant of the format, and m exists in some formats
- * only. The unpackers below are written so that compilers vectorise them: each
+ * only. All of it is in this header, and compilers vectorise the unpackers: each
  * instruction set's GEMM includes them and gets its own copy.
  *
  * Formats: llama.cpp, ggml/src/ggml-common.h and ggml-quants.c. */
@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#include "kernels.h"
+#include "internal.h"
 
 /* Unpacks one block: u[block], d[block/group], m[block/group] (untouched where
  * the format has no m). */
@@ -24,9 +24,6 @@ struct quant_format {
     bool has_min;     /* has m */
     unpack_fn unpack;
 };
-
-/* NULL for F32, F16 and BF16. */
-const struct quant_format *quant_format(enum tensor_type type);
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -142,4 +139,20 @@ static inline void unpack_q6_k(const uint8_t *restrict block, uint8_t *restrict 
         for (int i = 0; i < 32; i++) o[i + 64] = (uint8_t)(ql[i] >> 4 | (qh[i] >> 4 & 3) << 4);
         for (int i = 0; i < 32; i++) o[i + 96] = (uint8_t)(ql[i + 32] >> 4 | (qh[i] >> 6) << 4);
     }
+}
+
+static const struct quant_format quant_formats[TENSOR_TYPES] = {
+    [TENSOR_Q4_0] = {32, 18, 32, 8, false, unpack_q4_0},
+    [TENSOR_Q4_1] = {32, 20, 32, 0, true, unpack_q4_1},
+    [TENSOR_Q5_0] = {32, 22, 32, 16, false, unpack_q5_0},
+    [TENSOR_Q5_1] = {32, 24, 32, 0, true, unpack_q5_1},
+    [TENSOR_Q8_0] = {32, 34, 32, 128, false, unpack_q8_0},
+    [TENSOR_Q4_K] = {256, 144, 32, 0, true, unpack_q4_k},
+    [TENSOR_Q5_K] = {256, 176, 32, 0, true, unpack_q5_k},
+    [TENSOR_Q6_K] = {256, 210, 16, 32, false, unpack_q6_k},
+};
+
+/* NULL for F32, F16 and BF16. */
+static inline const struct quant_format *quant_format(enum tensor_type type) {
+    return quant_formats[type].block ? &quant_formats[type] : NULL;
 }

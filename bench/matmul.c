@@ -1,0 +1,121 @@
+/* matmul.c - speed of the matrix products, per instruction set and weight type.
+ *
+ *     bench-matmul [-t THREADS] [ISA [TYPE]]
+ *
+ * Decode: GB/s of weights read, for a matrix too large for the caches and for
+ * one that fits L2. Prompts: GOPS (two operations per multiply-add) for batches
+ * of 512 rows. Weights are random; shapes are SmolLM2-135M's. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../kernels/kernels.h"
+
+struct shape {
+    const char *name;
+    int rows, cols, n;
+};
+
+static const struct shape shapes[] = {
+    {"decode 576", 131072, 576, 1}, {"decode 1536", 49152, 1536, 1}, {"decode in L2", 2048, 768, 1},
+    {"2 rows", 49152, 1536, 2},     {"8 rows", 1536, 1536, 8},
+    {"prompt 576", 1536, 576, 512}, {"prompt 1536", 576, 1536, 512},
+};
+
+static const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q4_0, TENSOR_Q8_0, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q4_K,
+                                         TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
+
+struct job {
+    const struct kernels *k;
+    struct product product;
+    struct acts acts;
+    void *scratch;
+    int repeats;
+};
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void *allocate(size_t bytes) {
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) {
+        fprintf(stderr, "out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void run_job(struct worker *w, void *arg) {
+    struct job *job = arg;
+    for (int i = 0; i < job->repeats; i++) {
+        acts_prepare(w, job->k, &job->acts);
+        matmul(w, job->k, &job->product, 1, &job->acts, job->scratch);
+        team_barrier(w);
+    }
+}
+
+/* Random bytes, but no float of them is huge, infinite or NaN. */
+static void fill(uint8_t *data, size_t bytes) {
+    uint32_t state = 1;
+    for (size_t i = 0; i < bytes; i++) {
+        state = state * 1664525 + 1013904223;
+        data[i] = (uint8_t)(state >> 24 & 0xbb);
+    }
+}
+
+static void measure(struct team *team, const struct kernels *k, enum tensor_type type, const struct shape *s) {
+    int elements;
+    size_t bytes;
+    if (!tensor_type_block(type, &elements, &bytes) || s->cols % elements) return;
+    struct weight w = {type, s->rows, s->cols, (size_t)(s->cols / elements) * bytes, NULL};
+    if (s->n == 1 && s->rows > 20000 && bytes > (size_t)elements * 2) w.rows /= 2;
+    size_t total = w.row_bytes * (size_t)w.rows;
+    uint8_t *data = allocate(total);
+    fill(data, total);
+    w.data = data;
+    float *x = allocate((size_t)s->n * (size_t)s->cols * sizeof *x);
+    for (int i = 0; i < s->n * s->cols; i++) x[i] = (float)(i * 7919 % 1000) / 500 - 1;
+    struct job job = {.k = k, .repeats = 1};
+    job.acts = (struct acts){s->n, s->cols, x, allocate(acts_bytes(s->n, s->cols))};
+    float *y = allocate((size_t)s->n * (size_t)w.rows * sizeof *y);
+    job.product = (struct product){&w, y, (size_t)w.rows, false};
+    job.scratch = allocate((size_t)team_size(team) * matmul_scratch_bytes(s->cols));
+    double best = 1e9, until = seconds() + 0.5;
+    if (total < 4 << 20 && s->n == 1) job.repeats = 50;
+    do {
+        double t = seconds();
+        team_run(team, run_job, &job);
+        t = (seconds() - t) / job.repeats;
+        if (t < best) best = t;
+    } while (seconds() < until);
+    double ops = 2.0 * s->n * (double)w.rows * s->cols;
+    printf("%-10s %-5s %-12s %8.1f us %7.1f GB/s %8.1f GOPS\n", kernels_isa(k), tensor_type_name(type), s->name,
+           best * 1e6, (double)total / best * 1e-9, ops / best * 1e-9);
+    fflush(stdout);
+    free(data), free(x), free(y), free(job.acts.q8), free(job.scratch);
+}
+
+int main(int argc, char **argv) {
+    int threads = 2;
+    if (argc > 2 && !strcmp(argv[1], "-t")) {
+        threads = atoi(argv[2]);
+        argv += 2, argc -= 2;
+    }
+    struct error err;
+    const struct kernels *k = kernels_select(argc > 1 ? argv[1] : NULL, &err);
+    struct team *team = k ? team_create(threads > 0 ? threads : 1, &err) : NULL;
+    if (!team) {
+        fprintf(stderr, "%s\n", err.text);
+        return 1;
+    }
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        if (argc > 2 && strcmp(argv[2], tensor_type_name(types[t]))) continue;
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) measure(team, k, types[t], &shapes[s]);
+    }
+    team_free(team);
+    return 0;
+}

@@ -1,0 +1,198 @@
+/* Matrix products: every instruction set against plain C and against the
+ * dequantised weights in double precision, on odd sizes, and by any number of
+ * threads. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../kernels/kernels.h"
+#include "check.h"
+
+static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+
+static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0,
+                                         TENSOR_Q5_1, TENSOR_Q8_0, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+
+static uint32_t random_state = 1;
+
+static uint32_t random_u32(void) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 17;
+    return random_state ^= random_state << 5;
+}
+
+static float random_float(void) { return (float)random_u32() / 0x1p31f - 1; }
+
+static void *allocate(size_t bytes) {
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p) abort();
+    return p;
+}
+
+static void put_f16(uint8_t *p, float x) {
+    uint16_t h = f32_to_f16(x);
+    memcpy(p, &h, sizeof h);
+}
+
+/* Random bytes, with ordinary numbers where a block has its scales. The rows
+ * end where the allocation does, so that valgrind and ASan see a read too far. */
+static uint8_t *random_weight(struct weight *w, enum tensor_type type, int rows, int cols) {
+    int elements;
+    size_t bytes;
+    if (!tensor_type_block(type, &elements, &bytes)) abort();
+    *w = (struct weight){type, rows, cols, (size_t)(cols / elements) * bytes, NULL};
+    size_t total = w->row_bytes * (size_t)rows;
+    uint8_t *data = malloc(total);
+    if (!data) abort();
+    for (size_t i = 0; i < total; i++) data[i] = (uint8_t)random_u32();
+    for (uint8_t *p = data; p < data + total; p += bytes) {
+        float x = random_float();
+        if (type == TENSOR_F32) memcpy(p, &x, sizeof x);
+        else if (type == TENSOR_BF16) memcpy(p, (uint8_t *)&x + 2, 2);
+        else if (type == TENSOR_Q6_K) put_f16(p + 208, x / 4096);
+        else put_f16(p, type == TENSOR_F16 ? x : x / 16);
+        if (type == TENSOR_Q4_1 || type == TENSOR_Q5_1) put_f16(p + 2, random_float());
+        if (type == TENSOR_Q4_K || type == TENSOR_Q5_K) put_f16(p + 2, random_float() / 16);
+    }
+    w->data = data;
+    return data;
+}
+
+struct job {
+    const struct kernels *k;
+    struct product products[2];
+    int n_products;
+    struct acts acts;
+    void *scratch;
+};
+
+static void run_job(struct worker *w, void *arg) {
+    struct job *job = arg;
+    acts_prepare(w, job->k, &job->acts);
+    matmul(w, job->k, job->products, job->n_products, &job->acts, job->scratch);
+}
+
+/* y[n, rows] of both weights, one after the other. */
+static float *run(const struct kernels *k, int threads, const struct weight *w, int n_weights, const float *x, int n,
+                  bool add) {
+    size_t stride = (size_t)w[0].rows + 3, size = (size_t)n * stride;
+    float *y = malloc((size_t)n_weights * size * sizeof *y);
+    struct team *team = team_create(threads, NULL);
+    if (!y || !team) abort();
+    for (size_t i = 0; i < (size_t)n_weights * size; i++) y[i] = 0.5f;
+    struct job job = {.k = k, .n_products = n_weights};
+    for (int i = 0; i < n_weights; i++)
+        job.products[i] = (struct product){&w[i], y + (size_t)i * size, stride, add};
+    job.acts = (struct acts){n, w[0].cols, x, allocate(acts_bytes(n, w[0].cols))};
+    job.scratch = allocate((size_t)threads * matmul_scratch_bytes(w[0].cols));
+    team_run(team, run_job, &job);
+    for (int i = 0; i < n_weights * n; i++) /* nothing beyond the rows is written */
+        for (size_t j = stride - 3; j < stride; j++) CHECK(y[(size_t)i * stride + j] == 0.5f);
+    team_free(team);
+    free(job.acts.q8);
+    free(job.scratch);
+    return y;
+}
+
+/* Largest difference between two results, relative to the size of the sums. */
+static double difference(const float *a, const float *b, int n, int rows, double scale) {
+    double worst = 0;
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < rows; r++) {
+            double d = fabs((double)a[i * (rows + 3) + r] - (double)b[i * (rows + 3) + r]) / scale;
+            if (!(d <= worst)) worst = d;
+        }
+    return worst;
+}
+
+/* The result in double precision from the dequantised weight, and in *scale the
+ * root mean square of the results. */
+static float *exact(const struct kernels *k, const struct weight *w, const float *x, int n, double *scale) {
+    float *y = malloc((size_t)n * ((size_t)w->rows + 3) * sizeof *y), *row = malloc((size_t)w->cols * sizeof *row);
+    if (!y || !row) abort();
+    double squares = 0;
+    for (int r = 0; r < w->rows; r++) {
+        weight_row(k, w, r, row);
+        for (int i = 0; i < n; i++) {
+            double sum = 0;
+            for (int c = 0; c < w->cols; c++) sum += (double)row[c] * (double)x[i * w->cols + c];
+            y[i * (w->rows + 3) + r] = (float)sum;
+            squares += sum * sum;
+        }
+    }
+    free(row);
+    *scale = sqrt(squares / (n * w->rows)) + 1e-30;
+    return y;
+}
+
+static void check_shape(const struct kernels *c, const struct kernels *k, enum tensor_type type, int rows, int n,
+                        int cols) {
+    struct weight w;
+    uint8_t *data = random_weight(&w, type, rows, cols);
+    float *x = malloc((size_t)n * (size_t)cols * sizeof *x);
+    if (!x) abort();
+    for (int i = 0; i < n * cols; i++) x[i] = random_float();
+    double scale;
+    float *truth = exact(c, &w, x, n, &scale);
+    float *plain = run(c, 1, &w, 1, x, n, false), *got = run(k, 1, &w, 1, x, n, false);
+    bool quantised = type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16;
+    double from_plain = difference(got, plain, n, rows, scale), from_truth = difference(got, truth, n, rows, scale);
+    if (from_plain > 1e-5 || from_truth > (quantised ? 0.05 : 1e-5))
+        printf("%s %s: %d x %d, n = %d:\n", kernels_isa(k), tensor_type_name(type), rows, cols, n);
+    CHECK_NEAR(from_plain, 0, 1e-5);
+    CHECK_NEAR(from_truth, 0, quantised ? 0.05 : 1e-5);
+
+    float *added = run(k, 2, &w, 1, x, n, true);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < rows; r++) added[i * (rows + 3) + r] -= 0.5f;
+    CHECK_NEAR(difference(added, got, n, rows, scale), 0, 1e-5);
+    free(data), free(x), free(truth), free(plain), free(got), free(added);
+}
+
+static void check_threads(const struct kernels *k, enum tensor_type type, int n) {
+    struct weight w[2];
+    uint8_t *data0 = random_weight(&w[0], type, 100, 768), *data1 = random_weight(&w[1], type, 100, 768);
+    float *x = malloc((size_t)n * 768 * sizeof *x);
+    if (!x) abort();
+    for (int i = 0; i < n * 768; i++) x[i] = random_float();
+    float *one = run(k, 1, w, 2, x, n, false);
+    for (int threads = 2; threads <= 3; threads++) {
+        float *more = run(k, threads, w, 2, x, n, false);
+        CHECK(!memcmp(one, more, (size_t)n * 2 * 103 * sizeof *one));
+        free(more);
+    }
+    float *alone = run(k, 2, &w[1], 1, x, n, false);
+    CHECK(!memcmp(one + n * 103, alone, (size_t)n * 103 * sizeof *one));
+    free(data0), free(data1), free(x), free(one), free(alone);
+}
+
+static void check_isa(const struct kernels *c, const struct kernels *k) {
+    static const int batches[] = {1, 2, 3, 5, 6, 7, 8, 12, 13, 17, 31, 40};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        int elements;
+        size_t bytes;
+        tensor_type_block(types[t], &elements, &bytes);
+        for (int rows = 1; rows <= 70; rows += rows < 5 ? 1 : rows == 32 ? 1 : rows == 31 ? 1 : 13)
+            check_shape(c, k, types[t], rows, batches[(size_t)rows % 12], elements * (1 + rows % 7));
+        for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
+            check_shape(c, k, types[t], 33, batches[i], elements == 1 ? 67 : 768);
+        if (elements == 1)
+            for (int cols = 1; cols < 40; cols += 3) check_shape(c, k, types[t], 5, 1 + cols % 4, cols);
+        check_threads(k, types[t], 1);
+        check_threads(k, types[t], 4);
+        check_threads(k, types[t], 37);
+    }
+}
+
+int main(void) {
+    const struct kernels *c = kernels_select("c", NULL);
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        struct error err;
+        const struct kernels *k = kernels_select(isas[i], &err);
+        if (k) check_isa(c, k);
+        else printf("skipped: %s\n", err.text);
+    }
+    struct error err;
+    CHECK(!kernels_select("z80", &err) && strstr(err.text, "z80"));
+    CHECK(kernels_select(NULL, &err));
+    return check_done("matmul");
+}
