@@ -35,16 +35,16 @@ extern const struct kernels kernels_c, kernels_avx512vnni;
  *
  *     d * scale * (sum(u*q) - zero * sum(q))  +  m * scale * sum(q)
  *
- * of which everything that doesn't depend on the weight is kept per block. Rows
- * are filled up with zeros to a multiple of four blocks. */
+ * of which everything that doesn't depend on the weight is kept per block, the
+ * second term for zero = 128, of which the others are exact fractions. Rows are filled up with zeros to a multiple of four blocks. */
 struct act_view {
     int blocks;            /* in a row, a multiple of 4 */
     size_t q_stride;       /* bytes from row to row: 32 * blocks */
     int8_t *q;             /* [n, q_stride] */
     float *scale;          /* [n, blocks] */
     float *scaled_sum;     /* [n, blocks] scale * sum(q) */
-    int32_t *sum;          /* [n, blocks] sum(q) */
-    int32_t *half_sum;     /* [n, blocks, 2] sum of the first and the second 16 */
+    int32_t *offset;       /* [n, blocks] -128 * sum(q) */
+    int32_t *half_offset;  /* [n, blocks, 2] of the first and the second 16 */
 };
 
 struct act_view act_view(const struct acts *a);
@@ -52,7 +52,7 @@ struct act_view act_view(const struct acts *a);
 static inline void act_set(const struct act_view *v, size_t block, float scale, int sum0, int sum1) {
     v->scale[block] = scale;
     v->scaled_sum[block] = scale * (float)(sum0 + sum1);
-    v->sum[block] = sum0 + sum1;
-    v->half_sum[2 * block] = sum0;
-    v->half_sum[2 * block + 1] = sum1;
+    v->offset[block] = -128 * (sum0 + sum1);
+    v->half_offset[2 * block] = -128 * sum0;
+    v->half_offset[2 * block + 1] = -128 * sum1;
 }

@@ -18,8 +18,8 @@ struct act_view act_view(const struct acts *a) {
     p += n * v.q_stride;
     v.scale = (float *)p;
     v.scaled_sum = (float *)(p + per_block);
-    v.sum = (int32_t *)(p + 2 * per_block);
-    v.half_sum = (int32_t *)(p + 3 * per_block);
+    v.offset = (int32_t *)(p + 2 * per_block);
+    v.half_offset = (int32_t *)(p + 3 * per_block);
     return v;
 }
 
@@ -39,7 +39,7 @@ void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
 
 size_t matmul_scratch_bytes(int max_cols) {
     size_t cols = round_up((size_t)max_cols, MAX_BLOCK);
-    return round_up(PANEL * cols * sizeof(float), 64);
+    return PANEL * (cols * sizeof(float) + MAX_BLOCK);
 }
 
 /* Matrix-vector: every worker gets an equal share of all rows, and reads a

@@ -55,6 +55,11 @@ INLINE __m512i spread_lanes(const void *four) {
     return _mm512_permutexvar_epi32(index, _mm512_castsi128_si512(_mm_loadu_si128(four)));
 }
 
+/* From zero = 128 to a format's, for the first element of each lane. */
+INLINE __m512i scale_offset(__m512i offset, int zero) {
+    return _mm512_maskz_mullo_epi32(0x1111, _mm512_srai_epi32(offset, 7), _mm512_set1_epi32(zero));
+}
+
 INLINE const struct act_quad *prepare_quads(const struct acts *a, int zero, void *scratch) {
     const __m512i low = _mm512_set_epi64(13, 12, 9, 8, 5, 4, 1, 0);
     const __m512i high = _mm512_set_epi64(15, 14, 11, 10, 7, 6, 3, 2);
@@ -68,7 +73,7 @@ INLINE const struct act_quad *prepare_quads(const struct acts *a, int zero, void
         x->hi = _mm512_permutex2var_epi64(q01, high, q23);
         x->scale = _mm512_castsi512_ps(spread_lanes(v.scale + b));
         x->scaled_sum = _mm512_castsi512_ps(spread_lanes(v.scaled_sum + b));
-        x->offset = _mm512_maskz_mullo_epi32(0x1111, spread_lanes(v.sum + b), _mm512_set1_epi32(-zero));
+        x->offset = scale_offset(spread_lanes(v.offset + b), zero);
     }
     return quads;
 }
@@ -217,8 +222,7 @@ INLINE const struct act_super *prepare_supers(enum tensor_type type, const struc
             const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
             x->scales = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scale));
             for (int i = 0; i < 4; i++) {
-                __m512i sums = spread_lanes(v.half_sum + 2 * b + 4 * i);
-                x->offset[i] = _mm512_maskz_mullo_epi32(0x1111, sums, _mm512_set1_epi32(-32));
+                x->offset[i] = scale_offset(spread_lanes(v.half_offset + 2 * b + 4 * i), 32);
             }
         } else {
             __m256 sums = _mm256_sub_ps(_mm256_setzero_ps(), _mm256_loadu_ps(v.scaled_sum + b));

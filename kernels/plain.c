@@ -48,16 +48,16 @@ static float dot_quant(const struct quant_format *f, const struct unpacked *r, i
                        int row) {
     const int8_t *q = v->q + (size_t)row * v->q_stride;
     const float *scale = v->scale + (size_t)row * (size_t)v->blocks;
-    const int32_t *half_sum = v->half_sum + 2 * (size_t)row * (size_t)v->blocks;
-    const int32_t *sum = v->sum + (size_t)row * (size_t)v->blocks;
+    const float *scaled_sum = v->scaled_sum + (size_t)row * (size_t)v->blocks;
+    const int32_t *offset = f->group == 16 ? v->half_offset + 2 * (size_t)row * (size_t)v->blocks
+                                           : v->offset + (size_t)row * (size_t)v->blocks;
     float total = 0;
     for (int g = 0; g < groups; g++) {
         int32_t dot = 0;
         for (int i = 0; i < f->group; i++) dot += r->u[g * f->group + i] * q[g * f->group + i];
-        int32_t s = f->group == 16 ? half_sum[g] : sum[g];
-        float x_scale = scale[g * f->group / ACT_BLOCK];
-        total += r->d[g] * x_scale * (float)(dot - f->zero * s);
-        if (f->has_min) total += r->m[g] * (x_scale * (float)s);
+        dot += offset[g] / 128 * f->zero;
+        total += r->d[g] * scale[g * f->group / ACT_BLOCK] * (float)dot;
+        if (f->has_min) total += r->m[g] * scaled_sum[g];
     }
     return total;
 }
