@@ -85,7 +85,7 @@ static bool is_deepseek_cjk(struct cp cp) {
     return is_between(cp, 0x0800, 0x9FA5) || is_between(cp, 0xAC00, 0xD7FF);
 }
 
-/* [!-/:-~！-／：-～‘-‟　-。]: the range from : to ~ does include A-Z and a-z. */
+/* [!-/:-~ and the like of these above ASCII]: the range from : to ~ does include A-Z and a-z. */
 static bool is_deepseek_punct(struct cp cp) {
     return is_between(cp, '!', '/') || is_between(cp, ':', '~') || is_between(cp, 0xFF01, 0xFF0F) ||
            is_between(cp, 0xFF1A, 0xFF5E) || is_between(cp, 0x2018, 0x201F) || is_between(cp, 0x3000, 0x3002);

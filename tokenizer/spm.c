@@ -76,9 +76,6 @@ static char *escape(const struct spm *spm, const char *text, size_t len, size_t 
             text++;
             len--;
         }
-        while (len > 0 && text[len - 1] == ' ') {
-            len--;
-        }
     }
     char *escaped = malloc(SPACE_MARK_LEN * (len + 1));
     size_t used = 0;
@@ -92,10 +89,14 @@ static char *escape(const struct spm *spm, const char *text, size_t len, size_t 
     for (size_t i = 0; i < len; i++) {
         if (text[i] != ' ') {
             escaped[used++] = text[i];
-        } else if (!spm->remove_extra_spaces || text[i - 1] != ' ') {
+        } else if (!spm->remove_extra_spaces || text[i - 1] != ' ') { /* text[0] is none then */
             memcpy(escaped + used, space_mark, SPACE_MARK_LEN);
             used += SPACE_MARK_LEN;
         }
+    }
+    while (spm->remove_extra_spaces && used >= SPACE_MARK_LEN &&
+           memcmp(escaped + used - SPACE_MARK_LEN, space_mark, SPACE_MARK_LEN) == 0) {
+        used -= SPACE_MARK_LEN;
     }
     *n = used;
     return escaped;

@@ -1,0 +1,332 @@
+"""Token ids against the `tokenizers` and `sentencepiece` libraries, on generated strings.
+
+The vocabularies are SmolLM2's, if models/smollm2.gguf is there, and small ones
+trained here for every pre-tokenizer and for SentencePiece's options.
+"""
+
+import functools
+import io
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import gguf
+import pytest
+import sentencepiece
+from gguf import TokenType
+from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from tokenizer_corpus import corpus
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOLLM2 = ROOT / "models" / "smollm2.gguf"
+N_STRINGS = 2400
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+QWEN2 = LLAMA3.replace("{1,3}", "")
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|"
+          r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+# The letters in deepseek-llm's rule, as code points.
+DEEPSEEK_LETTERS = r"\s?[" + re.sub(r"[0-9A-F]+", r"\\x{\g<0>}", """
+    41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F 386 388-38A
+    38C 38E-3A1 3A3-3F5 3F7-481 48A-52F 531-556 10A0-10C5 13A0-13F5 13F8-13FD 1C90-1CBA 1CBD-1CBF
+    1D00-1D2B 1D6B-1D77 1D79-1D9A 1E00-1F15 1F18-1F1D 1F20-1F45 1F48-1F4D 1F50-1F57 1F59 1F5B 1F5D
+    1F5F-1F7D 1F80-1FB4 1FB6-1FBC 1FBE 1FC2-1FC4 1FC6-1FCC 1FD0-1FD3 1FD6-1FDB 1FE0-1FEC 1FF2-1FF4
+    1FF6-1FFC 2102 2107 210A-2113 2115 2119-211D 2124 2126 2128 212A-212D 212F-2134 2139 213C-213F
+    2145-2149 214E 2183 2184 2C00-2C7B 2C7E-2CE4 2CEB-2CEE 2CF2 2CF3 A640-A66D A680-A69B A722-A76F
+    A771-A787 A78B-A78E AB70-ABBF FB00-FB06 FB13-FB17 FF21-FF3A FF41-FF5A 10400-1044F 104B0-104D3
+    104D8-104FB 10C80-10CB2 10CC0-10CF2 118A0-118DF 1E900-1E943
+""").replace(" ", "").replace("\n", "") + "]+"
+DEEPSEEK_PUNCTUATION = "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+"
+DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+
+
+def split(*rules):
+    """The rules one after the other, then bytes; a rule is a regex or a pre-tokenizer."""
+    steps = [pre_tokenizers.Split(Regex(r), "isolated") if isinstance(r, str) else r for r in rules]
+    return pre_tokenizers.Sequence(steps + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def byte_level(*before, after=()):
+    """GPT-2's own pre-tokenizer, with others around it."""
+    steps = [*before, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), *after]
+    return pre_tokenizers.Sequence(steps)
+
+
+def digits():
+    return pre_tokenizers.Digits(individual_digits=True)
+
+
+# name of the case: (tokenizer.ggml.pre, pre-tokenizer as in the checkpoint's tokenizer.json).
+# Where llama.cpp's rules are known to be coarser, both forms are here.
+PRE_TOKENIZERS = {
+    "gpt-2": ("gpt-2", byte_level()),
+    "mpt": ("mpt", byte_level()),
+    "smollm": ("smollm", byte_level(digits())),
+    "starcoder": ("starcoder", byte_level(digits())),
+    "refact": ("refact", split(r"\p{N}", GPT2)),
+    "llama-bpe": ("llama-bpe", split(LLAMA3)),
+    "dbrx": ("dbrx", split(LLAMA3)),
+    "qwen2": ("qwen2", split(QWEN2)),
+    "tekken": ("tekken", split(TEKKEN)),
+    "deepseek-llm": ("deepseek-llm", split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, r"\s+$",
+                                           DEEPSEEK_CJK, r"\p{N}+")),
+    "deepseek-llm, single digits": ("deepseek-llm", split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, r"\s+$",
+                                           DEEPSEEK_CJK, digits())),
+    "deepseek-coder": ("deepseek-coder", split("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}")),
+    "falcon": ("falcon", split(r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
+    "falcon, digits apart": ("falcon", byte_level(
+        pre_tokenizers.Punctuation("contiguous"),
+        after=(pre_tokenizers.Digits(individual_digits=False),
+               pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")))),
+    "default": ("default", split(r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "missing": (None, split(r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+}
+IGNORE_MERGES = {"llama-bpe", "tekken"}
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>"]
+USER_DEFINED = ["<tool_call>", "<|user|>", "  x"]
+
+
+@pytest.fixture(scope="session")
+def tool(tmp_path_factory):
+    """tool_tokenize.c, built with $CC and $CFLAGS."""
+    path = tmp_path_factory.mktemp("tool") / "tool_tokenize"
+    sources = [ROOT / "tests" / "tool_tokenize.c", ROOT / "error.c", *ROOT.glob("gguf*.c"), *ROOT.glob("tokenizer/*.c")]
+    flags = os.environ.get("CFLAGS", "-O2").split()
+    subprocess.run([os.environ.get("CC", "cc"), "-std=gnu11", *flags, f"-I{ROOT}", "-o", path, *sources, "-lm"], check=True)
+    return path
+
+
+def run_tool(tool, model, mode, strings, *options):
+    stdin = b"".join(struct.pack("<I", len(s)) + s for s in strings)
+    done = subprocess.run([tool, model, mode, *options], input=stdin, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def encode(tool, model, strings, *options):
+    lines = run_tool(tool, model, "ids", [s if isinstance(s, bytes) else s.encode() for s in strings], *options)
+    return [[int(i) for i in line.split()] for line in lines.decode().split("\n")[:-1]]
+
+
+def decode(tool, model, strings, *options):
+    """What is left of the strings when they are encoded and decoded."""
+    out = io.BytesIO(run_tool(tool, model, "text", [s if isinstance(s, bytes) else s.encode() for s in strings], *options))
+    texts = []
+    while size := out.read(4):
+        texts.append(out.read(struct.unpack("<I", size)[0]))
+    return texts
+
+
+def write_vocabulary(path, model, tokens, types, pre=None, merges=None, scores=None, name="test", **more):
+    """A GGUF file with nothing but a tokenizer; `more` are keys under tokenizer.ggml."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_tokenizer_model(model)
+    if pre:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if merges is not None:
+        writer.add_token_merges(merges)
+    if scores is not None:
+        writer.add_token_scores(scores)
+    for key, value in more.items():
+        add = {bool: writer.add_bool, int: writer.add_uint32}[type(value)]
+        add(f"tokenizer.ggml.{key}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def assert_same(strings, ours, reference):
+    assert len(ours) == len(strings)
+    wrong = [(s, a, b) for s, a, b in zip(strings, ours, reference) if a != b]
+    assert not wrong, f"{len(wrong)} of {len(strings)} differ; {wrong[0][0]!r} gives {wrong[0][1]}, not {wrong[0][2]}"
+
+
+@functools.cache
+def training_text():
+    return [s for s in corpus(4000, seed=1) if "\0" not in s]
+
+
+def train_bpe(pre_tokenizer, ignore_merges=False, alphabet=None):
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=CONTROL, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet is None else alphabet)
+    tokenizer.train_from_iterator(training_text(), trainer)
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in USER_DEFINED])
+    return tokenizer
+
+
+def export_bpe(tokenizer, path, pre, **more):
+    import json
+
+    model = json.loads(tokenizer.to_str())["model"]
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    tokens = sorted(vocab, key=vocab.get)
+    types = [TokenType.CONTROL if t in CONTROL else TokenType.USER_DEFINED if t in USER_DEFINED else TokenType.NORMAL
+             for t in tokens]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return write_vocabulary(path, "gpt2", tokens, types, pre=pre, merges=merges, **more)
+
+
+def reference_ids(tokenizer, strings, parse_special):
+    tokenizer.encode_special_tokens = not parse_special
+    return [e.ids for e in tokenizer.encode_batch(strings, add_special_tokens=False)]
+
+
+@pytest.mark.parametrize("case", PRE_TOKENIZERS)
+def test_byte_level_bpe(tool, tmp_path, case):
+    pre, pre_tokenizer = PRE_TOKENIZERS[case]
+    tokenizer = train_bpe(pre_tokenizer, ignore_merges=pre in IGNORE_MERGES)
+    model = export_bpe(tokenizer, tmp_path / "bpe.gguf", pre)
+    strings = corpus(N_STRINGS, seed=2)
+    assert_same(strings, encode(tool, model, strings, "special"), reference_ids(tokenizer, strings, True))
+    assert_same(strings, encode(tool, model, strings), reference_ids(tokenizer, strings, False))
+    assert decode(tool, model, strings, "special") == [s.encode() for s in strings]
+
+
+def test_bytes_without_a_token_are_left_out(tool, tmp_path):
+    """Before merging: their neighbours may then merge, as in `tokenizers`."""
+    alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c not in "qÄ°Ģª"]
+    tokenizer = train_bpe(byte_level(), alphabet=alphabet)
+    model = export_bpe(tokenizer, tmp_path / "bpe.gguf", "gpt-2")
+    strings = corpus(600, seed=3) + ["thqe", "qq", " qthe"]
+    assert_same(strings, encode(tool, model, strings, "special"), reference_ids(tokenizer, strings, True))
+
+
+def invalid_utf8(n, seed):
+    rng = random.Random(seed)
+    made = [b"\xff", b"a\xc3", b"\xc3(", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80",
+            b"\x80\x80 \x80", b"\xf4\x90\x80\x80"]
+    while len(made) < n:
+        text = bytearray(rng.choice(corpus(400, seed=4)).encode() or b"x")
+        for _ in range(rng.randint(1, 4)):
+            text.insert(rng.randint(0, len(text)), rng.randrange(128, 256))
+        made.append(bytes(text))
+    return made
+
+
+@pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "tekken", "deepseek-llm", "falcon"])
+def test_invalid_utf8_keeps_its_bytes(tool, tmp_path, pre):
+    """All byte tokens are in the vocabulary, so the ids spell the very bytes; the stream shows U+FFFD."""
+    tokenizer = train_bpe(PRE_TOKENIZERS[pre][1])
+    model = export_bpe(tokenizer, tmp_path / "bpe.gguf", pre)
+    strings = invalid_utf8(300, seed=5)
+    byte_of = {c: b for b, c in enumerate(gpt2_alphabet())}
+    names = {i: t for t, i in tokenizer.get_vocab().items()}
+    for text, ids in zip(strings, encode(tool, model, strings)):
+        spelled = b"".join(names[i].encode() if names[i] in USER_DEFINED else bytes(byte_of[c] for c in names[i])
+                           for i in ids)
+        assert spelled == text
+    shown = decode(tool, model, strings)
+    assert shown == [s.decode("utf-8", "replace").encode() for s in strings]
+
+
+def gpt2_alphabet():
+    """The character that stands for each byte."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
+
+
+def field(reader, key):
+    part = reader.fields[key]
+    return [bytes(part.parts[i]).decode() for i in part.data]
+
+
+@pytest.mark.skipif(not SMOLLM2.exists(), reason="models/smollm2.gguf is missing: make model")
+def test_smollm2(tool):
+    reader = gguf.GGUFReader(SMOLLM2)
+    tokens = field(reader, "tokenizer.ggml.tokens")
+    merges = [tuple(m.split(" ")) for m in field(reader, "tokenizer.ggml.merges")]
+    tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = byte_level(digits())
+    tokenizer.add_special_tokens(tokens[:17])
+    strings = corpus(N_STRINGS, seed=6)
+    assert_same(strings, encode(tool, SMOLLM2, strings, "special"), reference_ids(tokenizer, strings, True))
+    assert_same(strings, encode(tool, SMOLLM2, strings), reference_ids(tokenizer, strings, False))
+
+
+# SentencePiece
+
+SPM_OPTIONS = {
+    "llama": dict(byte_fallback=True),
+    "no prefix": dict(byte_fallback=True, add_dummy_prefix=False),
+    "fewer spaces": dict(byte_fallback=True, remove_extra_whitespaces=True),
+    "user-defined": dict(byte_fallback=True, user_defined_symbols=["<tool_call>", "<|user|>", "▁▁", "▁▁▁▁", "ab", "'s"]),
+    "no bytes": dict(),
+}
+
+
+@functools.cache
+def train_spm(name):
+    options = dict(remove_extra_whitespaces=False, add_dummy_prefix=True, split_digits=True)
+    options.update(SPM_OPTIONS[name])
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(training_text()), model_writer=model, model_type="bpe", vocab_size=1400,
+        normalization_rule_name="identity", character_coverage=0.98, allow_whitespace_only_pieces=True,
+        max_sentence_length=100000, minloglevel=2, **options)
+    return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()), options
+
+
+def export_spm(processor, options, path, **more):
+    n = processor.get_piece_size()
+    tokens = [processor.id_to_piece(i) for i in range(n)]
+    user_defined = options.get("user_defined_symbols", [])
+    types = [TokenType.UNKNOWN if processor.is_unknown(i) else TokenType.CONTROL if processor.is_control(i) else
+             TokenType.BYTE if processor.is_byte(i) else TokenType.USER_DEFINED if tokens[i] in user_defined else
+             TokenType.NORMAL for i in range(n)]
+    return write_vocabulary(path, "llama", tokens, types, scores=[processor.get_score(i) for i in range(n)],
+                            add_space_prefix=options["add_dummy_prefix"],
+                            remove_extra_whitespaces=options["remove_extra_whitespaces"], **more)
+
+
+@pytest.mark.parametrize("name", SPM_OPTIONS)
+def test_sentencepiece(tool, tmp_path, name):
+    processor, options = train_spm(name)
+    model = export_spm(processor, options, tmp_path / "spm.gguf")
+    strings = corpus(N_STRINGS, seed=7)
+    assert_same(strings, encode(tool, model, strings), processor.encode(strings))
+    if name == "no prefix":
+        assert decode(tool, model, strings) == [s.replace("▁", " ").encode() for s in strings]
+
+
+def test_sentencepiece_control_tokens(tool, tmp_path):
+    """A control token in the text is that token; text begins anew behind it, with its own prefix."""
+    processor, options = train_spm("llama")
+    model = export_spm(processor, options, tmp_path / "spm.gguf")
+    rng = random.Random(8)
+    strings, expected = [], []
+    for _ in range(300):
+        parts = [s for s in rng.sample(corpus(300, seed=9), 3) if "</s>" not in s and "<s>" not in s and "<unk>" not in s]
+        strings.append("</s>".join(parts))
+        expected.append([i for part in parts for i in [2, *processor.encode(part)]][1:])
+    assert_same(strings, encode(tool, model, strings, "special"), expected)
+
+
+def test_phi3_drops_white_space_after_special_tokens(tool, tmp_path):
+    processor, options = train_spm("llama")
+    n = processor.get_piece_size()
+    tokens = [processor.id_to_piece(i) for i in range(n)] + ["<|user|>", "<|end|>"]
+    types = [TokenType.BYTE if processor.is_byte(i) else TokenType.NORMAL for i in range(n)] + [TokenType.CONTROL] * 2
+    types[:3] = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED]
+    scores = [processor.get_score(i) for i in range(n)] + [0.0, 0.0]
+    model = write_vocabulary(tmp_path / "phi.gguf", "llama", tokens, types, scores=scores, name="Phi-3 mini")
+    ids = processor.encode
+    ours = encode(tool, model, ["<|user|>\n Hello<|end|>\n", "<s> a</s> \tb"], "special")
+    assert ours == [[n, *ids("Hello"), n + 1], [1, *ids(" a"), 2, *ids("b")]]
