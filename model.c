@@ -5,6 +5,7 @@
 #include "alloc.h"
 #include "attention/spec.h"
 #include "kernels/attend.h"
+#include "landmarks.h"
 
 /* ---- The forward pass. Every worker of the team runs these functions from top to bottom. ----
  *
@@ -51,12 +52,31 @@ static float *swiglu_rows(struct worker *w, struct session *s) {
     return s->gate;
 }
 
+/* y += scale * B (A x) */
+static void add_low_rank(struct worker *w, struct session *s, const struct product *product,
+                         const struct acts *acts) {
+    const struct lora *lora = product->w->lora;
+    int rank = lora->a.rows, begin, end;
+    const struct product down = {.w = &lora->a, .y = s->low_rank, .y_stride = (size_t)rank};
+    matmul(w, s->model->kernels, &down, 1, acts, s->scratch);
+    team_barrier(w);
+    worker_range(w, acts->n * rank, 1, &begin, &end);
+    for (int i = begin; i < end; i++) s->low_rank[i] *= lora->scale;
+    team_barrier(w);
+    const struct acts low = {.n = acts->n, .cols = rank, .f32 = s->low_rank};
+    const struct product up = {.w = &lora->b, .y = product->y, .y_stride = product->y_stride, .add = true};
+    matmul(w, s->model->kernels, &up, 1, &low, s->scratch);
+    team_barrier(w);
+}
+
 static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
                     const float *x, int n, int cols) {
     struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
     acts_prepare(w, s->model->kernels, &acts);
     matmul(w, s->model->kernels, products, n_products, &acts, s->scratch);
     team_barrier(w);
+    for (int i = 0; i < n_products; i++)
+        if (products[i].w->lora) add_low_rank(w, s, &products[i], &acts);
 }
 
 /* Bias and norm of the heads of one token's q, k or v. */
@@ -136,7 +156,9 @@ static void embed(struct worker *w, struct session *s) {
     int begin, end;
     worker_range(w, s->n, 1, &begin, &end);
     for (int i = begin; i < end; i++) {
-        weight_row(s->model->kernels, &s->model->token_embd, s->tokens[i], s->x + (size_t)i * c->n_embd);
+        float *x = s->x + (size_t)i * c->n_embd;
+        if (s->tokens[i] < c->n_vocab) weight_row(s->model->kernels, &s->model->token_embd, s->tokens[i], x);
+        else weight_row(s->model->kernels, &s->landmark_embd, 0, x);
         rope_table(&c->rope, s->n_past + i, s->rope + (size_t)i * 2 * c->rope.n_pairs);
     }
     team_barrier(w);
@@ -153,23 +175,23 @@ static void forward(struct worker *w, void *arg) {
 
 int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err) {
     const struct config *c = &s->model->config;
-    if (n > s->options.n_ctx - s->n_past)
+    if (landmarks_needed(s, n) > s->options.n_ctx - s->n_past)
         return fail(err, "the context is full: %d tokens and %d more, but -c is %d", s->n_past, n,
                     s->options.n_ctx);
     for (int i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= c->n_vocab)
             return fail(err, "token %d is not in the vocabulary (0 to %d)", tokens[i], c->n_vocab - 1);
 
-    s->n = n;
+    landmarks_insert(s, tokens, n);
     s->phase = phase;
-    s->tokens = tokens;
     struct attn_batch batch = attention_batch(s, s->x_norm);
     for (int l = 0; l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
         if (layer->mode->reserve && layer->mode->reserve(layer, &batch, err)) return -1;
     }
     team_run(s->team, forward, s);
-    s->n_past += n;
+    s->n_past += s->n;
+    landmarks_drop(s, n);
     if (phase == PHASE_GENERATE) s->n_generated += n;
     return 0;
 }
@@ -198,7 +220,7 @@ void session_logits(struct session *s, int row, int n_rows, float *logits) {
 
 static int allocate_buffers(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
-    size_t n = s->options.n_batch, n_threads = s->options.n_threads;
+    size_t n = s->shape.max_batch, n_threads = s->options.n_threads;
     size_t rows = n > n_threads + 1 ? n : n_threads + 1; /* a single token's rows are private to each worker */
     size_t q_size = (size_t)c->n_head * c->head_dim, kv_size = (size_t)c->n_head_kv * c->head_dim;
     int widest = c->n_ff > c->n_embd ? c->n_ff : c->n_embd;
@@ -213,6 +235,8 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->attn_out, n * q_size * sizeof(float)},
         {&s->gate, rows * c->n_ff * sizeof(float)},
         {&s->up, n * c->n_ff * sizeof(float)},
+        {&s->low_rank, n * s->model->max_rank * sizeof(float)},
+        {&s->expanded, n * sizeof(int)},
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
         {&s->q8, acts_bytes((int)rows, widest)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
@@ -225,15 +249,22 @@ static int allocate_buffers(struct session *s, struct error *err) {
     return 0;
 }
 
-static int create_layers(struct session *s, struct error *err) {
+/* Every layer's mode, and the positions that a batch takes with it. */
+static int choose_modes(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
     s->layers = calloc(c->n_layer, sizeof *s->layers);
     if (!s->layers) return fail(err, "out of memory for %d layers", c->n_layer);
+    for (int l = 0; l < c->n_layer; l++) s->layers[l] = (struct attn_layer){.index = l, .shape = &s->shape};
+    if (attn_spec_apply(s->options.attn, s->layers, s->model, err) || landmarks_init(s, err)) return -1;
+    s->shape.max_batch = landmarks_room(s, s->options.n_batch);
+    return 0;
+}
+
+static int create_layers(struct session *s, struct error *err) {
+    const struct config *c = &s->model->config;
     void *scratch = alloc_zeroed(attn_scratch_bytes(&s->shape));
     if (!scratch) return fail(err, "out of memory for a batch of %d tokens: try a smaller -b", s->options.n_batch);
-    for (int l = 0; l < c->n_layer; l++)
-        s->layers[l] = (struct attn_layer){.index = l, .shape = &s->shape, .scratch = scratch};
-    if (attn_spec_apply(s->options.attn, s->layers, s->model, err)) return -1;
+    for (int l = 0; l < c->n_layer; l++) s->layers[l].scratch = scratch;
     for (int l = 0; l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
         if (kv_init(&layer->cache, c->n_head_kv, c->head_dim, s->options.type_k, s->options.type_v, err)) return -1;
@@ -256,12 +287,12 @@ struct session *session_create(const struct model *model, const struct session_o
         .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim), .exact = model->exact,
         .type_k = options->type_k, .type_v = options->type_v,
-        .max_batch = options->n_batch, .n_threads = options->n_threads,
+        .n_threads = options->n_threads,
         .rope = &c->rope, .kernels = model->kernels,
         .attend = attend_select(kernels_isa(model->kernels), model->exact),
     };
     s->team = team_create(options->n_threads, err);
-    if (!s->team || allocate_buffers(s, err) || create_layers(s, err)) {
+    if (!s->team || choose_modes(s, err) || allocate_buffers(s, err) || create_layers(s, err)) {
         session_free(s);
         return NULL;
     }
@@ -281,9 +312,25 @@ void session_free(struct session *s) {
         free(s->layers);
     }
     team_free(s->team);
-    void *buffers[] = {s->x, s->x_norm, s->q, s->k, s->v, s->attn_out, s->gate, s->up, s->rope, s->q8, s->scratch};
+    void *buffers[] = {s->x, s->x_norm, s->q, s->k, s->v, s->attn_out, s->gate, s->up, s->low_rank,
+                       s->expanded, s->rope, s->q8, s->scratch};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
     free(s);
+}
+
+void session_reset(struct session *s) {
+    for (int l = 0; l < s->model->config.n_layer; l++) {
+        struct attn_layer *layer = &s->layers[l];
+        kv_truncate(&layer->cache, 0);
+        if (layer->mode->reset) layer->mode->reset(layer);
+    }
+    s->n_past = s->n = 0;
+}
+
+bool session_whole_prompt(const struct session *s) {
+    for (int l = 0; l < s->model->config.n_layer; l++)
+        if (s->layers[l].whole_prompt) return true;
+    return false;
 }
 
 void session_stats(const struct session *s, struct session_stats *stats) {

@@ -19,6 +19,14 @@ struct config {
     struct rope rope;
 };
 
+/* Low-rank update of a weight W [rows, cols] by an adapter (Hu et al. 2021, LoRA): the product becomes
+ * W x + scale * B (A x). */
+struct lora {
+    struct weight a;       /* [rank, cols] */
+    struct weight b;       /* [rows, rank] */
+    float scale;           /* alpha / rank */
+};
+
 struct layer {
     struct weight attn_norm;            /* [n_embd] */
     struct weight wq, bq;               /* [H*d, n_embd], [H*d] */
@@ -40,6 +48,8 @@ struct model {
     struct layer *layers;               /* [n_layer] */
     struct weight output_norm;          /* [n_embd] */
     struct weight output;               /* [n_vocab, n_embd]; token_embd where tied */
+    struct lora *loras;                 /* [n_loras] what the weights' `lora` point to */
+    int n_loras, max_rank;
     bool exact;                         /* no quantised weights: float32 arithmetic throughout */
     size_t weights_bytes;               /* tensors in use, in the mapping */
 };
@@ -83,7 +93,13 @@ struct session {
     int n_past;                   /* tokens so far = position of the next one */
     int n_generated;              /* those that went in one by one after a prompt */
 
-    /* The batch in progress: n tokens, of which logits can be asked for until the next one. */
+    /* Where a layer's attention wants landmark tokens, the last position of every block is one (landmarks.c). */
+    int landmark_block;           /* positions per block, or 0 */
+    int landmark_id;              /* a token of the vocabulary, or n_vocab for the embedding below */
+    struct weight landmark_embd;  /* [n_embd] */
+
+    /* The batch in progress: n tokens, of which logits can be asked for until the next one. While the layers
+     * run these include landmarks; afterwards they are the caller's own. */
     int n;
     enum phase phase;
     const int *tokens;            /* [n] */
@@ -92,6 +108,8 @@ struct session {
     float *q, *k, *v;             /* [n, H*d], [n, G*d], [n, G*d] */
     float *attn_out;              /* [n, H*d] */
     float *gate, *up;             /* [n, n_ff]; for one token, up is [n_threads, n_ff] */
+    float *low_rank;              /* [n, max_rank] */
+    int *expanded;                /* [n] tokens with landmarks between them */
     float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */
     void *q8;                     /* quantised activations */
     void *scratch;                /* matmul scratch of all workers */
@@ -100,6 +118,12 @@ struct session {
 struct session *session_create(const struct model *model, const struct session_options *options,
                                struct error *err);
 void session_free(struct session *s);
+
+/* Whether a layer's attention has to see the whole prompt in one batch (n_batch) and can't go on from there. */
+bool session_whole_prompt(const struct session *s);
+
+/* Forgets every token: the timeline begins anew. Sums over generated tokens (session_stats) go on. */
+void session_reset(struct session *s);
 
 /* Runs n tokens (1 <= n <= n_batch) through the model at positions n_past.. and appends them to the
  * timeline. -1 when the context is full, a token is not in the vocabulary, or memory is short; the timeline

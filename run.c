@@ -18,10 +18,10 @@ enum { EXIT_RUNTIME = 1, EXIT_USAGE = 2, EXIT_INTERRUPTED = 130 };
 /* The one thing that a signal handler can reach. */
 static volatile sig_atomic_t interrupted;
 
-/* The first Ctrl-C asks the job to stop at the next token, the second one ends the program. */
+/* The first Ctrl-C asks the job to stop at the next token; a second one before it did ends the program. */
 static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    if (interrupted++) _exit(EXIT_INTERRUPTED);
+    if (interrupted) _exit(EXIT_INTERRUPTED);
+    interrupted = signal_number;
 }
 
 static void catch_signals(void) {

@@ -24,7 +24,7 @@ struct app {
     float *logits;                             /* [n_vocab] */
     char *piece;                               /* room for one token's bytes and their printable form */
     struct figures figures;
-    const volatile sig_atomic_t *interrupted;  /* Ctrl-C was pressed */
+    volatile sig_atomic_t *interrupted;        /* SIGINT or SIGTERM once one came; a job may clear it */
 };
 
 /* Seconds on a steady clock. */

@@ -31,12 +31,12 @@ int app_generate(struct app *app, int n, struct error *err) {
         sampler_accept(&app->sampler, token);
         if (app_print_token(app, &stream, token, err)) return -1;
         app->figures.gen_tokens++;
-        if (*app->interrupted) break;
         if (s->n_past == s->options.n_ctx) {
             fprintf(stderr, "\nstopped: the context of %d tokens is full (-c)\n", s->options.n_ctx);
             break;
         }
         if (session_forward(s, &token, 1, PHASE_GENERATE, err)) return -1;
+        if (*app->interrupted) break;
         session_logits(s, 0, 1, app->logits);
     }
     app->figures.gen_seconds += app_clock() - start;

@@ -55,6 +55,10 @@ struct attn_layer {
     struct kv_cache cache;     /* for modes that keep keys and values; set up by the caller */
     void *state;               /* whatever else the mode keeps */
     void *scratch;             /* attn_scratch_bytes(), shared by all layers of the session */
+
+    /* What init() may want the session to know. */
+    const char *warning;       /* one line for the user, such as that parameters aren't trained; or NULL */
+    bool whole_prompt;         /* the prompt must come in one batch, and nothing can follow it */
 };
 
 struct attn_mode {
@@ -75,6 +79,10 @@ struct attn_mode {
     void (*forward)(struct attn_layer *layer, const struct attn_batch *b, struct worker *w);
     void (*stats)(const struct attn_layer *layer, struct attn_stats *stats);
     void (*free)(struct attn_layer *layer);
+    /* Forgets every token: layer->state becomes what init() made it. The caller empties layer->cache. */
+    void (*reset)(struct attn_layer *layer);
+    /* Positions per block whose last one is for a landmark that the session puts in; 0 for none. Before init(). */
+    int (*landmark_block)(const struct attn_layer *layer);
 };
 
 /* Bytes of attn_layer.scratch, which wants 64-byte alignment (dense.c). Needs shape->attend. */
