@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "adapter.h"
 #include "alloc.h"
 #include "model.h"
 
@@ -266,7 +267,7 @@ static int layer_weight(struct loader *ld, int l, const char *name, int rows, in
         return fail(ld->err, "%s: tensor '%s' must be F32", gguf_path(ld->m->file), full);
     ld->m->weights_bytes += (size_t)rows * out->row_bytes;
     if (!type_is_exact(out->type)) ld->m->exact = false;
-    return 0;
+    return rows == 1 ? 0 : adapter_attach(ld->m, full, out, ld->err);
 }
 
 static int load_layer(struct loader *ld, int l) {
@@ -306,24 +307,15 @@ static int load_weights(struct loader *ld) {
     if (model_weight(m, "output.weight", c->n_vocab, c->n_embd, false, &m->output, ld->err)) return -1;
     m->weights_bytes += (size_t)c->n_vocab * m->token_embd.row_bytes + m->output_norm.row_bytes;
     if (m->output.data) m->weights_bytes += (size_t)c->n_vocab * m->output.row_bytes;
-    else m->output = m->token_embd;
+    if (adapter_attach(m, "output.weight", &m->output, ld->err)) return -1;
+    if (!m->output.data) m->output = m->token_embd;
     m->exact = type_is_exact(m->output.type);
 
     m->layers = calloc((size_t)c->n_layer, sizeof *m->layers);
     if (!m->layers) return fail(ld->err, "out of memory for %d layers", c->n_layer);
     for (int l = 0; l < c->n_layer; l++)
         if (load_layer(ld, l)) return -1;
-    return 0;
-}
-
-/* A sidecar must say that it is one, so that a wrong file is noticed. */
-static int open_adapter(struct model *m, const char *path, struct error *err) {
-    m->adapter = gguf_open(path, err);
-    if (!m->adapter) return -1;
-    struct gguf_string type;
-    if (!gguf_get_string(m->adapter, "general.type", &type) || type.len != 7 || memcmp(type.data, "adapter", 7))
-        return fail(err, "%s: not an adapter (general.type is not \"adapter\")", path);
-    return 0;
+    return adapter_check(m, ld->err);
 }
 
 struct model *model_load(const char *path, const char *adapter_path, const struct kernels *kernels,
@@ -336,7 +328,7 @@ struct model *model_load(const char *path, const char *adapter_path, const struc
     m->kernels = kernels;
     struct loader ld = {.m = m, .err = err};
     m->file = gguf_open(path, err);
-    if (!m->file || (adapter_path && open_adapter(m, adapter_path, err)) || find_architecture(&ld)
+    if (!m->file || find_architecture(&ld) || (adapter_path && adapter_open(m, adapter_path, err))
         || load_config(&ld) || load_weights(&ld) || load_rope(&ld, rope)) {
         model_free(m);
         return NULL;
@@ -347,6 +339,7 @@ struct model *model_load(const char *path, const char *adapter_path, const struc
 void model_free(struct model *m) {
     if (!m) return;
     free(m->layers);
+    free(m->loras);
     gguf_close(m->adapter);
     gguf_close(m->file);
     free(m);

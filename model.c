@@ -173,9 +173,13 @@ static void forward(struct worker *w, void *arg) {
     }
 }
 
+bool session_fits(const struct session *s, int n) {
+    return landmarks_needed(s, n) <= s->options.n_ctx - s->n_past;
+}
+
 int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err) {
     const struct config *c = &s->model->config;
-    if (landmarks_needed(s, n) > s->options.n_ctx - s->n_past)
+    if (!session_fits(s, n))
         return fail(err, "the context is full: %d tokens and %d more, but -c is %d", s->n_past, n,
                     s->options.n_ctx);
     for (int i = 0; i < n; i++)

@@ -125,6 +125,9 @@ bool session_whole_prompt(const struct session *s);
 /* Forgets every token: the timeline begins anew. Sums over generated tokens (session_stats) go on. */
 void session_reset(struct session *s);
 
+/* Whether the context has room for n more tokens and the landmarks among them. */
+bool session_fits(const struct session *s, int n);
+
 /* Runs n tokens (1 <= n <= n_batch) through the model at positions n_past.. and appends them to the
  * timeline. -1 when the context is full, a token is not in the vocabulary, or memory is short; the timeline
  * is then as it was. */

@@ -47,6 +47,16 @@ static int default_threads(void) {
     return n < 1 ? 1 : n > 64 ? 64 : (int)n;
 }
 
+/* What layers say about themselves, each thing once. */
+static void print_warnings(const struct session *s) {
+    for (int l = 0; l < s->model->config.n_layer; l++) {
+        const char *warning = s->layers[l].warning;
+        for (int i = 0; i < l && warning; i++)
+            if (s->layers[i].warning == warning) warning = NULL;
+        if (warning) fprintf(stderr, "warning: %s\n", warning);
+    }
+}
+
 /* Limits and defaults that depend on the checkpoint. */
 static int open_session(struct app *app, struct error *err) {
     const struct options *o = &app->options;
@@ -64,6 +74,7 @@ static int open_session(struct app *app, struct error *err) {
                 options.n_ctx, c->n_ctx_train);
     app->session = session_create(app->model, &options, err);
     if (!app->session) return -1;
+    if (!o->quiet) print_warnings(app->session);
     size_t piece_room = tokenizer_max_piece(app->tokenizer);
     app->logits = malloc((size_t)c->n_vocab * sizeof *app->logits);
     app->piece = malloc(piece_room + UTF8_STREAM_ROOM(piece_room));

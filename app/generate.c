@@ -24,6 +24,9 @@ int app_generate(struct app *app, int n, struct error *err) {
     struct session *s = app->session;
     struct utf8_stream stream = {0};
     double start = app_clock();
+    if (n != 0 && session_whole_prompt(s))
+        return fail_usage(err, "--attn mosa:select=sequence chooses among the tokens of a whole text: it can score one "
+                          "(--logits, --score), but not generate; use select=prefix");
     session_logits(s, s->n - 1, 1, app->logits);
     for (int i = 0; n < 0 || i < n; i++) {
         int token = sampler_sample(&app->sampler, app->logits);
@@ -31,7 +34,7 @@ int app_generate(struct app *app, int n, struct error *err) {
         sampler_accept(&app->sampler, token);
         if (app_print_token(app, &stream, token, err)) return -1;
         app->figures.gen_tokens++;
-        if (s->n_past == s->options.n_ctx) {
+        if (!session_fits(s, 1)) {
             fprintf(stderr, "\nstopped: the context of %d tokens is full (-c)\n", s->options.n_ctx);
             break;
         }

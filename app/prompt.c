@@ -99,12 +99,24 @@ static void draw_progress(int done, int total, double seconds) {
     fflush(stderr);
 }
 
+/* A session whose batches hold n tokens, where its attention has to see them all at once. */
+static int fit_whole_prompt(struct app *app, int n, struct error *err) {
+    struct session_options options = app->session->options;
+    if (!session_whole_prompt(app->session) || n <= options.n_batch) return 0;
+    options.n_batch = n;
+    session_free(app->session);
+    app->session = session_create(app->model, &options, err);
+    return app->session ? 0 : -1;
+}
+
 int app_prefill(struct app *app, const struct token_list *tokens, app_batch_fn on_batch, void *arg,
                 struct error *err) {
     struct session *s = app->session;
-    if (tokens->n > s->options.n_ctx - s->n_past)
+    if (!session_fits(s, tokens->n))
         return fail(err, "the prompt has %d tokens, but only %d of %d are free in the context: raise -c", tokens->n,
                     s->options.n_ctx - s->n_past, s->options.n_ctx);
+    if (fit_whole_prompt(app, tokens->n, err)) return -1;
+    s = app->session;
     bool progress = !app->options.quiet && tokens->n > s->options.n_batch && isatty(STDERR_FILENO);
     double start = app_clock();
     for (int i = 0; i < tokens->n; ) {

@@ -25,6 +25,7 @@ struct weight {
     int rows, cols;
     size_t row_bytes;
     const uint8_t *data;
+    const struct lora *lora; /* an adapter's update (model.h), which the caller of matmul() adds; or NULL */
 };
 
 /* Quantised activations: 8-bit values in blocks of 32 along a row. What the
