@@ -53,6 +53,11 @@ static int fill_to(struct session *s, const struct token_list *tokens, int depth
     return 0;
 }
 
+/* A CSV field: specs may contain commas. */
+static void print_field(const char *text) {
+    printf(strchr(text, ',') ? "\"%s\"," : "%s,", text);
+}
+
 static int bench_depth(struct app *app, const struct token_list *tokens, int depth, int n_gen, struct error *err) {
     const struct options *o = &app->options;
     struct session *s = app->session;
@@ -70,8 +75,10 @@ static int bench_depth(struct app *app, const struct token_list *tokens, int dep
     double gen_seconds = app_clock() - start;
     session_stats(s, &after);
     double attended = after.entries_attended * s->n_generated - before.entries_attended * n_before;
-    printf("\"%s\",\"%s\",\"%s\",%d,%d,%.1f,%.1f,%zu,%.1f\n", o->attn ? o->attn : "dense",
-           o->kv_evict ? o->kv_evict : "none", o->kv_type, s->options.n_threads, depth, n_prompt / prompt_seconds,
+    print_field(o->attn ? o->attn : "dense");
+    print_field(o->kv_evict ? o->kv_evict : "none");
+    print_field(o->kv_type);
+    printf("%d,%d,%.1f,%.1f,%zu,%.1f\n", s->options.n_threads, depth, n_prompt / prompt_seconds,
            n_gen ? n_gen / gen_seconds : 0, after.cache_bytes, n_gen ? attended / n_gen : 0);
     return app_flush(err);
 }
