@@ -51,10 +51,10 @@ static int take_turn(struct chat *chat, const char *text, size_t len, struct err
     if (chat->format && text[strspn(text, " \t\n")] == 0) return 0;
     struct token_list tokens = {0};
     int status = encode_message(chat, text, len, &tokens, err);
-    int room = s->options.n_ctx - s->n_past;
-    if (!status && tokens.n >= room)
+    if (!status && !session_fits(s, tokens.n + 1))
         fprintf(stderr, "no room: the message has %d tokens, and %d of the context's %d are free; /clear begins "
-                        "a new conversation, a larger -c makes room\n", tokens.n, room, s->options.n_ctx);
+                        "a new conversation, a larger -c makes room\n", tokens.n,
+                s->options.n_ctx - s->n_past, s->options.n_ctx);
     else if (!status && (tokens.n > 0 || s->n > 0))
         status = answer(chat->app, &tokens, err);
     token_list_free(&tokens);
