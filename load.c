@@ -1,9 +1,10 @@
 /* load.c - from a GGUF file to `struct model`: configuration, RoPE, weights. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "adapter.h"
-#include "alloc.h"
 #include "model.h"
 
 /* Architectures differ in few things; what isn't in this table they share. */

@@ -1,8 +1,10 @@
 #include "model.h"
 
 #include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
-#include "alloc.h"
 #include "attention/spec.h"
 #include "kernels/attend.h"
 #include "landmarks.h"
@@ -222,6 +224,10 @@ void session_logits(struct session *s, int row, int n_rows, float *logits) {
 
 /* ---- Sessions ---- */
 
+#define ALIGNMENT 64 /* a cache line, a vector register */
+
+static uintptr_t align(uintptr_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
+
 static int allocate_buffers(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
     size_t n = s->shape.max_batch, n_threads = s->options.n_threads;
@@ -230,7 +236,7 @@ static int allocate_buffers(struct session *s, struct error *err) {
     int widest = c->n_ff > c->n_embd ? c->n_ff : c->n_embd;
     if ((int)q_size > widest) widest = (int)q_size;
 
-    struct { void *field; size_t bytes; } buffers[] = {
+    const struct { void *field; size_t bytes; } buffers[] = {
         {&s->x, n * c->n_embd * sizeof(float)},
         {&s->x_norm, rows * c->n_embd * sizeof(float)},
         {&s->q, n * q_size * sizeof(float)},
@@ -244,11 +250,17 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
         {&s->q8, acts_bytes((int)rows, widest)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
+        {&s->attn_scratch, attn_scratch_bytes(&s->shape)},
     };
+    /* One zeroed block: pages that a short prompt doesn't reach are never touched. */
+    size_t total = ALIGNMENT;
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) total += align(buffers[i].bytes);
+    s->buffers = calloc(1, total);
+    if (!s->buffers) return fail(err, "out of memory for a batch of %zu tokens: try a smaller -b", n);
+    char *p = (char *)align((uintptr_t)s->buffers);
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) {
-        void *p = alloc_zeroed(buffers[i].bytes);
-        if (!p) return fail(err, "out of memory for a batch of %zu tokens: try a smaller -b", n);
         memcpy(buffers[i].field, &p, sizeof p);
+        p += align(buffers[i].bytes);
     }
     return 0;
 }
@@ -266,11 +278,9 @@ static int choose_modes(struct session *s, struct error *err) {
 
 static int create_layers(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
-    void *scratch = alloc_zeroed(attn_scratch_bytes(&s->shape));
-    if (!scratch) return fail(err, "out of memory for a batch of %d tokens: try a smaller -b", s->options.n_batch);
-    for (int l = 0; l < c->n_layer; l++) s->layers[l].scratch = scratch;
     for (int l = 0; l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
+        layer->scratch = s->attn_scratch;
         if (kv_init(&layer->cache, c->n_head_kv, c->head_dim, s->options.type_k, s->options.type_v, err)) return -1;
         if (layer->mode->init && layer->mode->init(layer, s->model, err)) return -1;
     }
@@ -306,7 +316,6 @@ struct session *session_create(const struct model *model, const struct session_o
 void session_free(struct session *s) {
     if (!s) return;
     if (s->layers) {
-        free(s->layers[0].scratch);
         for (int l = 0; l < s->model->config.n_layer; l++) {
             struct attn_layer *layer = &s->layers[l];
             if (layer->mode && layer->mode->free) layer->mode->free(layer);
@@ -316,9 +325,7 @@ void session_free(struct session *s) {
         free(s->layers);
     }
     team_free(s->team);
-    void *buffers[] = {s->x, s->x_norm, s->q, s->k, s->v, s->attn_out, s->gate, s->up, s->low_rank,
-                       s->expanded, s->rope, s->q8, s->scratch};
-    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++) free(buffers[i]);
+    free(s->buffers);
     free(s);
 }
 

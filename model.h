@@ -113,6 +113,8 @@ struct session {
     float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */
     void *q8;                     /* quantised activations */
     void *scratch;                /* matmul scratch of all workers */
+    void *attn_scratch;           /* the attention layers' */
+    void *buffers;                /* the block that holds all of these */
 };
 
 struct session *session_create(const struct model *model, const struct session_options *options,
