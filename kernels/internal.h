@@ -8,15 +8,21 @@
 #define TENSOR_TYPES 31           /* one more than the largest enum tensor_type */
 #define MAX_BLOCK 256             /* elements in the largest quantised block */
 
-/* Computes y[i][r] (+)= W[r] . a[i] for r in [begin, end) and every row i of
- * the activations. `y` points at row 0, column 0. */
-typedef void (*product_fn)(const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                           size_t y_stride, bool add, void *scratch);
+/* y[r] (+)= W[r] . a_row for r in [begin, end), reading the weights where they
+ * lie. */
+typedef void (*matvec_fn)(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y,
+                          bool add, void *scratch);
+
+/* y[i][r] (+)= W[r] . a_i for r in [begin, end), at most PANEL of them, and every
+ * row i of the activations. `y` points at row 0, column 0. */
+typedef void (*matmul_fn)(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                          size_t y_stride, bool add, void *scratch);
 
 struct kernels {
     const char *isa;
-    product_fn matvec[TENSOR_TYPES];   /* n == 1; reads the weights where they are */
-    product_fn matmul[TENSOR_TYPES];   /* any n; at most PANEL rows, begin a multiple of PANEL */
+    int max_few;                       /* up to so many rows matvec is faster than matmul */
+    matvec_fn matvec[TENSOR_TYPES];
+    matmul_fn matmul[TENSOR_TYPES];
     void (*quantize)(const struct acts *a, int row);
     void (*rmsnorm)(float *out, const float *x, const float *weight, int n, float eps);
     void (*silu_mul)(float *gate, const float *up, int n);
@@ -48,6 +54,15 @@ struct act_view {
 };
 
 struct act_view act_view(const struct acts *a);
+
+/* The same for one row alone. */
+static inline struct act_view act_row(const struct acts *a, int row) {
+    struct act_view v = act_view(a);
+    size_t first = (size_t)row * (size_t)v.blocks;
+    return (struct act_view){v.blocks,          v.q_stride,       v.q + (size_t)row * v.q_stride,
+                             v.scale + first,   v.scaled_sum + first, v.offset + first,
+                             v.half_offset + 2 * first};
+}
 
 static inline void act_set(const struct act_view *v, size_t block, float scale, int sum0, int sum1) {
     v->scale[block] = scale;

@@ -42,6 +42,8 @@ size_t matmul_scratch_bytes(int max_cols) {
     return PANEL * (cols * sizeof(float) + MAX_BLOCK);
 }
 
+#define FEW_CHUNK 32 /* weight rows that stay in the cache while a few activation rows pass */
+
 /* Matrix-vector: every worker gets an equal share of all rows, and reads a
  * contiguous part of each weight. */
 static void run_matvec(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
@@ -53,7 +55,11 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
         const struct product *o = &products[p];
         int from = begin > first ? begin - first : 0;
         int to = end - first < o->w->rows ? end - first : o->w->rows;
-        if (from < to) k->matvec[o->w->type](o->w, from, to, a, o->y, o->y_stride, o->add, scratch);
+        int step = a->n == 1 ? to - from : FEW_CHUNK;
+        for (int r = from; r < to; r += step)
+            for (int i = 0; i < a->n; i++)
+                k->matvec[o->w->type](o->w, r, r + step < to ? r + step : to, a, i, o->y + (size_t)i * o->y_stride,
+                                      o->add, scratch);
     }
 }
 
@@ -75,5 +81,5 @@ static void run_matmul(struct worker *w, const struct kernels *k, const struct p
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch) {
     void *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->cols);
-    (a->n == 1 ? run_matvec : run_matmul)(w, k, products, n_products, a, own);
+    (a->n <= k->max_few ? run_matvec : run_matmul)(w, k, products, n_products, a, own);
 }

@@ -44,36 +44,16 @@ static struct unpacked unpack_row(const struct quant_format *f, const struct wei
     return r;
 }
 
-static float dot_quant(const struct quant_format *f, const struct unpacked *r, int groups, const struct act_view *v,
-                       int row) {
-    const int8_t *q = v->q + (size_t)row * v->q_stride;
-    const float *scale = v->scale + (size_t)row * (size_t)v->blocks;
-    const float *scaled_sum = v->scaled_sum + (size_t)row * (size_t)v->blocks;
-    const int32_t *offset = f->group == 16 ? v->half_offset + 2 * (size_t)row * (size_t)v->blocks
-                                           : v->offset + (size_t)row * (size_t)v->blocks;
+static float dot_quant(const struct quant_format *f, const struct unpacked *r, int groups, const struct act_view *x) {
+    const int32_t *offset = f->group == 16 ? x->half_offset : x->offset;
     float total = 0;
     for (int g = 0; g < groups; g++) {
-        int32_t dot = 0;
-        for (int i = 0; i < f->group; i++) dot += r->u[g * f->group + i] * q[g * f->group + i];
-        dot += offset[g] / 128 * f->zero;
-        total += r->d[g] * scale[g * f->group / ACT_BLOCK] * (float)dot;
-        if (f->has_min) total += r->m[g] * scaled_sum[g];
+        int32_t dot = offset[g] / 128 * f->zero;
+        for (int i = g * f->group; i < (g + 1) * f->group; i++) dot += r->u[i] * x->q[i];
+        total += r->d[g] * x->scale[g * f->group / ACT_BLOCK] * (float)dot;
+        if (f->has_min) total += r->m[g] * x->scaled_sum[g];
     }
     return total;
-}
-
-void plain_matmul_quant(const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                        size_t y_stride, bool add, void *scratch) {
-    const struct quant_format *f = quant_format(w->type);
-    struct act_view v = act_view(a);
-    for (int r = begin; r < end; r++) {
-        struct unpacked row = unpack_row(f, w, r, scratch);
-        for (int i = 0; i < a->n; i++) {
-            float *out = &y[(size_t)i * y_stride + (size_t)r];
-            float dot = dot_quant(f, &row, w->cols / f->group, &v, i);
-            *out = add ? *out + dot : dot;
-        }
-    }
 }
 
 /* In eight partial sums, which keeps the rounding error of long rows small. */
@@ -86,15 +66,47 @@ static float dot_float(const float *a, const float *b, int n) {
     return ((sums[0] + sums[4]) + (sums[2] + sums[6])) + ((sums[1] + sums[5]) + (sums[3] + sums[7]));
 }
 
-void plain_matmul_float(const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                        size_t y_stride, bool add, void *scratch) {
-    float *row = scratch;
+static void put(float *y, float value, bool add) { *y = add ? *y + value : value; }
+
+void plain_matvec_quant(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add,
+                        void *scratch) {
+    const struct quant_format *f = quant_format(w->type);
+    struct act_view x = act_row(a, row);
     for (int r = begin; r < end; r++) {
-        weight_row(&kernels_c, w, r, row);
+        struct unpacked weights = unpack_row(f, w, r, scratch);
+        put(&y[r], dot_quant(f, &weights, w->cols / f->group, &x), add);
+    }
+}
+
+void plain_matmul_quant(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
+                        bool add, void *scratch) {
+    const struct quant_format *f = quant_format(w->type);
+    for (int r = begin; r < end; r++) {
+        struct unpacked weights = unpack_row(f, w, r, scratch);
         for (int i = 0; i < a->n; i++) {
-            float *out = &y[(size_t)i * y_stride + (size_t)r];
-            float dot = dot_float(row, a->f32 + (size_t)i * (size_t)a->cols, a->cols);
-            *out = add ? *out + dot : dot;
+            struct act_view x = act_row(a, i);
+            put(&y[(size_t)i * y_stride + (size_t)r], dot_quant(f, &weights, w->cols / f->group, &x), add);
+        }
+    }
+}
+
+void plain_matvec_float(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add,
+                        void *scratch) {
+    float *weights = scratch;
+    for (int r = begin; r < end; r++) {
+        weight_row(&kernels_c, w, r, weights);
+        put(&y[r], dot_float(weights, a->f32 + (size_t)row * (size_t)a->cols, a->cols), add);
+    }
+}
+
+void plain_matmul_float(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
+                        bool add, void *scratch) {
+    float *weights = scratch;
+    for (int r = begin; r < end; r++) {
+        weight_row(&kernels_c, w, r, weights);
+        for (int i = 0; i < a->n; i++) {
+            float dot = dot_float(weights, a->f32 + (size_t)i * (size_t)a->cols, a->cols);
+            put(&y[(size_t)i * y_stride + (size_t)r], dot, add);
         }
     }
 }
@@ -109,7 +121,8 @@ void plain_matmul_float(const struct weight *w, int begin, int end, const struct
 
 const struct kernels kernels_c = {
     .isa = "c",
-    .matvec = EVERY_TYPE(plain_matmul_quant, plain_matmul_float),
+    .max_few = 1,
+    .matvec = EVERY_TYPE(plain_matvec_quant, plain_matvec_float),
     .matmul = EVERY_TYPE(plain_matmul_quant, plain_matmul_float),
     .quantize = plain_quantize,
     .rmsnorm = plain_rmsnorm,

@@ -39,7 +39,7 @@ static uint8_t *random_weight(struct weight *w, enum tensor_type type, int rows,
     int elements;
     size_t bytes;
     if (!tensor_type_block(type, &elements, &bytes)) abort();
-    *w = (struct weight){type, rows, cols, (size_t)(cols / elements) * bytes, NULL};
+    *w = (struct weight){.type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / elements) * bytes};
     size_t total = w->row_bytes * (size_t)rows;
     uint8_t *data = malloc(total);
     if (!data) abort();

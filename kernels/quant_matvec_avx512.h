@@ -1,4 +1,4 @@
-/* matvec_avx512.h - matrix-vector products with quantised weights in 512 bits.
+/* quant_matvec_avx512.h - matrix-vector products with quantised weights in 512 bits.
  *
  * Included by the files that define
  *
@@ -16,10 +16,7 @@
 
 #include "internal.h"
 #include "quants.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-
+#include "transpose_avx512.h"
 
 INLINE __m512 halves_to_floats(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
 
@@ -60,10 +57,10 @@ INLINE __m512i scale_offset(__m512i offset, int zero) {
     return _mm512_maskz_mullo_epi32(0x1111, _mm512_srai_epi32(offset, 7), _mm512_set1_epi32(zero));
 }
 
-INLINE const struct act_quad *prepare_quads(const struct acts *a, int zero, void *scratch) {
+INLINE const struct act_quad *prepare_quads(const struct acts *a, int row, int zero, void *scratch) {
     const __m512i low = _mm512_set_epi64(13, 12, 9, 8, 5, 4, 1, 0);
     const __m512i high = _mm512_set_epi64(15, 14, 11, 10, 7, 6, 3, 2);
-    struct act_view v = act_view(a);
+    struct act_view v = act_row(a, row);
     struct act_quad *quads = scratch;
     for (int b = 0; b < v.blocks; b += 4) {
         const int8_t *q = v.q + (size_t)b * ACT_BLOCK;
@@ -183,8 +180,8 @@ INLINE void add_quad(enum tensor_type type, const struct quant_format *f, const 
 }
 
 INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, const struct weight *w, int begin,
-                         int end, const struct acts *a, float *y, bool add, void *scratch) {
-    const struct act_quad *x = prepare_quads(a, f->zero, scratch);
+                         int end, const struct acts *a, int row, float *y, bool add, void *scratch) {
+    const struct act_quad *x = prepare_quads(a, row, f->zero, scratch);
     const struct quad_map map = quad_map(f);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
@@ -210,8 +207,9 @@ struct act_super {
     __m512 scales;     /* Q4_K, Q5_K: 8 scales, 8 negated scaled sums; Q6_K: 16 scales */
 };
 
-INLINE const struct act_super *prepare_supers(enum tensor_type type, const struct acts *a, void *scratch) {
-    struct act_view v = act_view(a);
+INLINE const struct act_super *prepare_supers(enum tensor_type type, const struct acts *a, int row,
+                                               void *scratch) {
+    struct act_view v = act_row(a, row);
     struct act_super *supers = scratch;
     for (int b = 0; b < a->cols / ACT_BLOCK; b += 8) {
         const int8_t *q = v.q + (size_t)b * ACT_BLOCK;
@@ -303,8 +301,8 @@ INLINE __m512 add_super_k6(const struct act_super *x, const uint8_t *p, __m512 s
 }
 
 INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, const struct weight *w, int begin,
-                          int end, const struct acts *a, float *y, bool add, void *scratch) {
-    const struct act_super *x = prepare_supers(type, a, scratch);
+                          int end, const struct acts *a, int row, float *y, bool add, void *scratch) {
+    const struct act_super *x = prepare_supers(type, a, row, scratch);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
         __m512 sums[4] = {0};
@@ -322,10 +320,9 @@ INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, c
 }
 
 #define MATVEC(name, type, loop)                                                                                \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
-                     bool add, void *scratch) {                                                                 \
-        (void)y_stride;                                                                                         \
-        loop(type, &quant_formats[type], w, begin, end, a, y, add, scratch);                                    \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, \
+                     void *scratch) {                                                                           \
+        loop(type, &quant_formats[type], w, begin, end, a, row, y, add, scratch);                               \
     }
 
 MATVEC(matvec_q4_0, TENSOR_Q4_0, matvec_quads)

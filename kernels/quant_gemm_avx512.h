@@ -1,6 +1,6 @@
-/* gemm_avx512.h - batches of activations times quantised weights in 512 bits.
+/* quant_gemm_avx512.h - batches of activations times quantised weights in 512 bits.
  *
- * Included after dot_bytes() is defined, as matvec_avx512.h is. A panel of 32
+ * Included after dot_bytes() is defined, as quant_matvec_avx512.h is. A panel of 32
  * weight rows is unpacked once; then tiles of up to TILE activation rows run
  * over it, each with its 32-bit sums of one group and its float32 results in
  * registers. One microkernel serves every format: those without m are shifted to
@@ -11,10 +11,7 @@
 
 #include "internal.h"
 #include "quants.h"
-
-#ifndef INLINE
-#define INLINE static inline __attribute__((always_inline))
-#endif
+#include "transpose_avx512.h"
 
 #define TILE 6
 #define VECTORS (PANEL / 16)
@@ -26,29 +23,12 @@ struct panel {
     float *m;   /* [cols/32, 32] */
 };
 
-/* 16 rows of 64 bytes, `stride` bytes apart, become 16 columns of 16 x 4 bytes. */
-INLINE void transpose_16x16(const uint8_t *rows, size_t stride, __m512i add, uint8_t *out) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = _mm512_add_epi8(_mm512_load_si512(rows + (size_t)i * stride), add);
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + j + 2]);
-            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + j + 2]);
-        }
-    /* a[4*i + j] has, in lane l, column 4*l + j of rows 4*i .. 4*i + 3 */
-    for (int j = 0; j < 4; j++) {
-        __m512i lo0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), hi0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-        __m512i lo1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-        __m512i hi1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-        _mm512_store_si512(out + (size_t)j * 4 * PANEL, _mm512_shuffle_i32x4(lo0, lo1, 0x88));
-        _mm512_store_si512(out + (size_t)(4 + j) * 4 * PANEL, _mm512_shuffle_i32x4(hi0, hi1, 0x88));
-        _mm512_store_si512(out + (size_t)(8 + j) * 4 * PANEL, _mm512_shuffle_i32x4(lo0, lo1, 0xdd));
-        _mm512_store_si512(out + (size_t)(12 + j) * 4 * PANEL, _mm512_shuffle_i32x4(hi0, hi1, 0xdd));
-    }
+/* 64 columns of 16 rows into the panel, `shift` added to each byte. */
+INLINE void interleave_rows(const uint8_t *rows, __m512i shift, uint8_t *out) {
+    __m512i in[16], columns[16];
+    for (int i = 0; i < 16; i++) in[i] = _mm512_add_epi8(_mm512_load_si512(rows + i * MAX_BLOCK), shift);
+    transpose_16x16(in, columns);
+    for (int i = 0; i < 16; i++) _mm512_store_si512(out + i * 4 * PANEL, columns[i]);
 }
 
 /* Unpacks rows begin .. end - 1, at most 32; the last stands in for missing ones. */
@@ -74,8 +54,7 @@ static struct panel unpack_panel(const struct quant_format *f, const struct weig
         }
         for (int i = 0; i < n; i += 64)
             for (int v = 0; v < VECTORS; v++)
-                transpose_16x16(rows + v * 16 * MAX_BLOCK + i, MAX_BLOCK, shift,
-                                p.u + (size_t)(c + i) * PANEL + (size_t)v * 64);
+                interleave_rows(rows + v * 16 * MAX_BLOCK + i, shift, p.u + (size_t)(c + i) * PANEL + v * 64);
     }
     return p;
 }
@@ -145,7 +124,7 @@ INLINE void gemm_panel(int group, bool has_min, const struct weight *w, int begi
     struct gemm_out out = {y + begin, y_stride, end - begin, add};
     int groups = w->cols / group;
     size_t i = 0, n = (size_t)a->n;
-    for (; i + 6 <= n; i += 6) gemm_tile(6, group, has_min, groups, &p, &v, i, &out);
+    for (; i + TILE <= n; i += TILE) gemm_tile(TILE, group, has_min, groups, &p, &v, i, &out);
     switch (n - i) {
     case 5: gemm_tile(5, group, has_min, groups, &p, &v, i, &out); break;
     case 4: gemm_tile(4, group, has_min, groups, &p, &v, i, &out); break;

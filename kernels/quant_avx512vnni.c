@@ -1,0 +1,45 @@
+/* quant_avx512vnni.c - the table for AVX-512 with VNNI. */
+#include <immintrin.h>
+
+static inline __m512i dot_bytes(__m512i sum, __m512i u, __m512i q) { return _mm512_dpbusd_epi32(sum, u, q); }
+
+#include "quant_gemm_avx512.h"
+#include "quant_matvec_avx512.h"
+#include "simd.h"
+
+const struct kernels kernels_avx512vnni = {
+    .isa = "avx512vnni",
+    .max_few = 5,
+    .matvec =
+        {
+            [TENSOR_F32] = matvec_f32_avx512,
+            [TENSOR_F16] = matvec_f16_avx512,
+            [TENSOR_BF16] = matvec_bf16_avx512,
+            [TENSOR_Q4_0] = matvec_q4_0,
+            [TENSOR_Q4_1] = matvec_q4_1,
+            [TENSOR_Q5_0] = matvec_q5_0,
+            [TENSOR_Q5_1] = matvec_q5_1,
+            [TENSOR_Q8_0] = matvec_q8_0,
+            [TENSOR_Q4_K] = matvec_q4_k,
+            [TENSOR_Q5_K] = matvec_q5_k,
+            [TENSOR_Q6_K] = matvec_q6_k,
+        },
+    .matmul =
+        {
+            [TENSOR_F32] = gemm_f32_avx512,
+            [TENSOR_F16] = gemm_f16_avx512,
+            [TENSOR_BF16] = gemm_bf16_avx512,
+            [TENSOR_Q4_0] = gemm_zero,
+            [TENSOR_Q4_1] = gemm_min,
+            [TENSOR_Q5_0] = gemm_zero,
+            [TENSOR_Q5_1] = gemm_min,
+            [TENSOR_Q8_0] = gemm_zero,
+            [TENSOR_Q4_K] = gemm_min,
+            [TENSOR_Q5_K] = gemm_min,
+            [TENSOR_Q6_K] = gemm_zero_16,
+        },
+    .quantize = quantize_avx512,
+    .rmsnorm = rmsnorm_avx512,
+    .silu_mul = silu_mul_avx512,
+    .vec_add = vec_add_avx512,
+};

@@ -1,0 +1,23 @@
+/* simd.h - kernels that more than one instruction set's table uses. */
+#pragma once
+
+#include <math.h>
+
+#include "internal.h"
+
+#define DECLARE_MATVEC(name) \
+    void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, void *scratch)
+#define DECLARE_MATMUL(name) \
+    void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add, \
+              void *scratch)
+
+DECLARE_MATVEC(matvec_f32_avx512);
+DECLARE_MATVEC(matvec_f16_avx512);
+DECLARE_MATVEC(matvec_bf16_avx512);
+DECLARE_MATMUL(gemm_f32_avx512);
+DECLARE_MATMUL(gemm_f16_avx512);
+DECLARE_MATMUL(gemm_bf16_avx512);
+void quantize_avx512(const struct acts *a, int row);
+void rmsnorm_avx512(float *out, const float *x, const float *weight, int n, float eps);
+void silu_mul_avx512(float *gate, const float *up, int n);
+void vec_add_avx512(float *x, const float *y, int n);
