@@ -1,4 +1,4 @@
-#include "attend.h"
+#include "attend_internal.h"
 
 #include <math.h>
 #include <string.h>
@@ -94,7 +94,7 @@ static void rows_c(int d, const void *blocks, int begin, int n, const struct att
     }
 }
 
-static const struct attend_kernels attend_c = {
+const struct attend_kernels attend_c = {
     .isa = "c",
     .store = kv_row_store,
     .load = kv_row_load,
@@ -106,8 +106,22 @@ static const struct attend_kernels attend_c = {
     .rows = rows_c,
 };
 
+/* ---- choice ------------------------------------------------------------------- */
+
+static const struct {
+    const char *isa;
+    const struct attend_kernels *exact, *fast;
+} choices[] = {
+    {"c", &attend_c, &attend_c},
+#if defined(__x86_64__) || defined(__i386__)
+    {"avx512", &attend_avx512, &attend_avx512},
+    {"avx512vnni", &attend_avx512, &attend_avx512},
+    {"amx", &attend_avx512, &attend_avx512},
+#endif
+};
+
 const struct attend_kernels *attend_select(const char *isa, bool exact) {
-    (void)isa;
-    (void)exact;
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        if (!strcmp(choices[i].isa, isa)) return exact ? choices[i].exact : choices[i].fast;
     return &attend_c;
 }

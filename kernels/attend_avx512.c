@@ -1,0 +1,18 @@
+/* attend_avx512.c - attend_simd.h with vectors of 16 floats. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "attend_avx512.h"
+#include "attend_simd.h"
+
+const struct attend_kernels attend_avx512 = {
+    .isa = "avx512",
+    .store = simd_store,
+    .load = simd_load,
+    .range = simd_range,
+    .list = simd_list,
+    .scores = simd_scores,
+    .pack = simd_pack,
+    .block_bytes = simd_block_bytes,
+    .rows = simd_rows,
+};
