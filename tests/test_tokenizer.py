@@ -330,3 +330,27 @@ def test_phi3_drops_white_space_after_special_tokens(tool, tmp_path):
     ids = processor.encode
     ours = encode(tool, model, ["<|user|>\n Hello<|end|>\n", "<s> a</s> \tb"], "special")
     assert ours == [[n, *ids("Hello"), n + 1], [1, *ids(" a"), 2, *ids("b")]]
+
+
+# Speed
+
+@pytest.mark.parametrize("unit", ["a", " ", "ab", "\n", "1", "<", "<|im_start", "'", "aA", "中", "é\u0301", "\t x", "0 ", "!"])
+def test_a_megabyte_takes_no_longer_than_prose(tool, tmp_path, unit):
+    """Text that makes one long word, or many attempts at a rule or a special token."""
+    tokenizer = train_bpe(split(TEKKEN))
+    text = (unit * (1 << 20)).encode()[: 1 << 20]
+    for pre in "tekken", "smollm", "deepseek-llm":
+        model = export_bpe(tokenizer, tmp_path / f"{pre}.gguf", pre)
+        start = time.monotonic()
+        run_tool(tool, model, "ids", [text], "special")
+        assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "ab", "xyz ", "\n", "中", "<|user|>"])
+def test_a_megabyte_of_sentencepiece(tool, tmp_path, unit):
+    processor, options = train_spm("user-defined")
+    model = export_spm(processor, options, tmp_path / "spm.gguf")
+    text = (unit * (1 << 20)).encode()[: 1 << 20]
+    start = time.monotonic()
+    run_tool(tool, model, "ids", [text], "special")
+    assert time.monotonic() - start < 2

@@ -109,8 +109,10 @@ static int load_merges(struct bpe *bpe, const struct gguf *file, struct error *e
         }
         rule->merged = previous = find_merged(bpe->vocab, rule, previous + 1, buf);
         if (previous < 0) {
-            status = fail(err, "%s: %s: entry %zu (\"%.*s\") makes a token that the vocabulary doesn't have",
-                          gguf_path(file), MERGES_KEY, i, rule->len < 64 ? (int)rule->len : 64, rule->text);
+            char quoted[64];
+            gguf_quote((struct gguf_string){rule->text, rule->len}, quoted, sizeof quoted);
+            status = fail(err, "%s: %s: entry %zu, %s, makes a token that the vocabulary doesn't have",
+                          gguf_path(file), MERGES_KEY, i, quoted);
         }
         hash_table_add(&bpe->pairs,
                        hash_pair(hash_text(rule->text, rule->left_len),
@@ -129,10 +131,10 @@ static int find_pre_tokenizer(struct bpe *bpe, const struct gguf *file, struct e
     if (bpe->pre) {
         return 0;
     }
-    char known[400];
+    char quoted[64], known[400];
+    gguf_quote(name, quoted, sizeof quoted);
     pre_tokenizer_names(known, sizeof known);
-    return fail(err, "%s: %s is \"%.*s\", which isn't known; known are: %s", gguf_path(file), PRE_KEY,
-                name.len < 64 ? (int)name.len : 64, name.data, known);
+    return fail(err, "%s: %s %s is not supported (known: %s)", gguf_path(file), PRE_KEY, quoted, known);
 }
 
 int bpe_load(struct bpe *bpe, const struct vocab *vocab, const struct gguf *file, struct error *err) {

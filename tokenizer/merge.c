@@ -23,7 +23,7 @@ int merge_start(struct merge_work *work, size_t cap, struct error *err) {
 
 void merge_add(struct merge_work *work, int id, size_t start, size_t len) {
     int i = (int)work->n++;
-    work->symbols[i] = (struct symbol){id, (uint32_t)start, (uint32_t)len, i - 1, -1};
+    work->symbols[i] = (struct symbol){id, (uint32_t)start, (uint32_t)len, i - 1, -1, -1, 0};
     if (i > 0) {
         work->symbols[i - 1].next = i;
     }
@@ -34,11 +34,13 @@ void merge_free(struct merge_work *work) {
     free(work->heap);
 }
 
+/* Each entry has four children: entries are small, so these share a cache line. */
+
 static void heap_push(struct merge_work *work, uint64_t entry) {
     size_t i = work->n_heap++;
-    while (i > 0 && work->heap[(i - 1) / 2] > entry) {
-        work->heap[i] = work->heap[(i - 1) / 2];
-        i = (i - 1) / 2;
+    while (i > 0 && work->heap[(i - 1) / 4] > entry) {
+        work->heap[i] = work->heap[(i - 1) / 4];
+        i = (i - 1) / 4;
     }
     work->heap[i] = entry;
 }
@@ -46,9 +48,10 @@ static void heap_push(struct merge_work *work, uint64_t entry) {
 static uint64_t heap_pop(struct merge_work *work) {
     uint64_t *heap = work->heap, top = heap[0], entry = heap[--work->n_heap];
     size_t i = 0, child;
-    while ((child = 2 * i + 1) < work->n_heap) {
-        if (child + 1 < work->n_heap && heap[child + 1] < heap[child]) {
-            child++;
+    while ((child = 4 * i + 1) < work->n_heap) {
+        size_t end = child + 4 < work->n_heap ? child + 4 : work->n_heap;
+        for (size_t other = child + 1; other < end; other++) {
+            child = heap[other] < heap[child] ? other : child;
         }
         if (heap[child] >= entry) {
             break;
@@ -60,40 +63,39 @@ static uint64_t heap_pop(struct merge_work *work) {
     return top;
 }
 
+/* Finds out what symbol i makes with the next one, and puts the pair into the heap. */
+static void find_pair(struct merge_work *work, int i, pair_fn pair, const void *context) {
+    struct symbol *left = &work->symbols[i];
+    if (left->next >= 0 && pair(context, left, &work->symbols[left->next], &left->priority, &left->merged)) {
+        heap_push(work, (uint64_t)left->priority << 32 | (uint32_t)i);
+    } else {
+        left->merged = -1;
+    }
+}
+
 void merge_all(struct merge_work *work, pair_fn pair, const void *context) {
-    struct symbol *symbols = work->symbols;
-    uint32_t priority;
-    int merged;
     work->n_heap = 0;
-    for (size_t i = 0; i + 1 < work->n; i++) {
-        if (pair(context, &symbols[i], &symbols[i + 1], &priority, &merged)) {
-            heap_push(work, (uint64_t)priority << 32 | i);
-        }
+    for (size_t i = 0; i < work->n; i++) {
+        find_pair(work, (int)i, pair, context);
     }
     while (work->n_heap > 0) {
         uint64_t entry = heap_pop(work);
         int i = (int)(uint32_t)entry;
-        struct symbol *left = &symbols[i];
-        if (left->len == 0 || left->next < 0) {
-            continue;
+        struct symbol *left = &work->symbols[i];
+        if (left->len == 0 || left->merged < 0 || left->priority != entry >> 32) {
+            continue; /* by now it is merged, or makes another pair */
         }
-        struct symbol *right = &symbols[left->next];
-        /* The pair may be another one by now. */
-        if (!pair(context, left, right, &priority, &merged) || priority != entry >> 32) {
-            continue;
-        }
-        left->id = merged;
+        struct symbol *right = &work->symbols[left->next];
+        left->id = left->merged;
         left->len += right->len;
         left->next = right->next;
         right->len = 0;
         if (left->next >= 0) {
-            symbols[left->next].prev = i;
-            if (pair(context, left, &symbols[left->next], &priority, &merged)) {
-                heap_push(work, (uint64_t)priority << 32 | (uint32_t)i);
-            }
+            work->symbols[left->next].prev = i;
         }
-        if (left->prev >= 0 && pair(context, &symbols[left->prev], left, &priority, &merged)) {
-            heap_push(work, (uint64_t)priority << 32 | (uint32_t)left->prev);
+        find_pair(work, i, pair, context);
+        if (left->prev >= 0) {
+            find_pair(work, left->prev, pair, context);
         }
     }
 }

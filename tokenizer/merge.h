@@ -14,13 +14,15 @@
 struct symbol {
     int id; /* token, or -1 */
     uint32_t start, len;
-    int prev, next; /* -1: none */
+    int prev, next;    /* -1: none */
+    int merged;        /* the token that it makes with `next`, or -1 */
+    uint32_t priority; /* of that */
 };
 
 /* Work space, reused from word to word. Zero-initialise it. */
 struct merge_work {
     struct symbol *symbols; /* [n] */
-    uint64_t *heap;         /* [n_heap]: priority << 32 | left symbol; smallest first */
+    uint64_t *heap;         /* [n_heap]: priority << 32 | left symbol; the smallest is on top */
     size_t n, n_heap, cap;
 };
 

@@ -379,7 +379,7 @@ static size_t rule_tekken(const char *text, size_t pos, size_t end, size_t *begi
 
 /* Rules apply one after the other, each to the words that those before it left. */
 struct pre_tokenizer {
-    const char *names; /* each ends with a space; the first is the main one */
+    const char *names; /* each ends with a space */
     rule_fn rules[7];
     bool ignore_merges;
     bool add_bos;
@@ -417,14 +417,12 @@ const struct pre_tokenizer *pre_tokenizer_find(const char *name, size_t len) {
 
 void pre_tokenizer_names(char *buf, size_t size) {
     size_t used = 0;
-    for (size_t i = 0; i < N_PRE_TOKENIZERS; i++) {
-        for (const char *c = pre_tokenizers[i].names; *c; c++) {
-            if (used + 2 < size) {
-                buf[used++] = *c;
-            }
-        }
+    for (size_t i = 0; i < N_PRE_TOKENIZERS && used < size; i++) {
+        used += (size_t)snprintf(buf + used, size - used, "%s", pre_tokenizers[i].names);
     }
-    buf[used > 0 ? used - 1 : 0] = '\0';
+    if (used > 0 && used < size) {
+        buf[used - 1] = '\0'; /* the last space */
+    }
 }
 
 bool pre_tokenizer_ignores_merges(const struct pre_tokenizer *pre) {

@@ -12,7 +12,7 @@ struct pre_tokenizer;
 /* The rules of this name (of any length; not NUL-terminated), or NULL. */
 const struct pre_tokenizer *pre_tokenizer_find(const char *name, size_t len);
 
-/* Lists the main names, separated by ", ". */
+/* Lists all names, separated by spaces, as far as they fit. */
 void pre_tokenizer_names(char *buf, size_t size);
 
 /* Does a word that is a token stay whole, whatever the merges? */

@@ -124,8 +124,9 @@ static int load(struct tokenizer *t, const struct gguf *file, struct error *err)
     }
     t->is_spm = model.len == 5 && memcmp(model.data, "llama", 5) == 0;
     if (!t->is_spm && !(model.len == 4 && memcmp(model.data, "gpt2", 4) == 0)) {
-        return fail(err, "%s: tokenizer.ggml.model is \"%.*s\", which can't be run; known are gpt2 and llama",
-                    gguf_path(file), model.len < 64 ? (int)model.len : 64, model.data);
+        char quoted[64];
+        gguf_quote(model, quoted, sizeof quoted);
+        return fail(err, "%s: tokenizer.ggml.model %s is not supported (known: gpt2, llama)", gguf_path(file), quoted);
     }
     if (vocab_load(&t->vocab, file, t->is_spm, err) ||
         (t->is_spm ? spm_load(&t->spm, &t->vocab, file, err) : bpe_load(&t->bpe, &t->vocab, file, err)) ||
