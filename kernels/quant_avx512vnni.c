@@ -1,11 +1,19 @@
 /* quant_avx512vnni.c - the table for AVX-512 with VNNI. */
 #include <immintrin.h>
+#include <stdbool.h>
 
-static inline __m512i dot_bytes(__m512i sum, __m512i u, __m512i q) { return _mm512_dpbusd_epi32(sum, u, q); }
+static inline __m512i dot_bytes(__m512i sum, __m512i u, __m512i q, bool wide) {
+    (void)wide;
+    return _mm512_dpbusd_epi32(sum, u, q);
+}
 
 #include "quant_gemm_avx512.h"
 #include "quant_matvec_avx512.h"
 #include "simd.h"
+
+GEMM(gemm_min, 32, 0)
+GEMM(gemm_zero, 32, 128)
+GEMM(gemm_zero_16, 16, 128)
 
 const struct kernels kernels_avx512vnni = {
     .isa = "avx512vnni",

@@ -2,10 +2,10 @@
  *
  * Included by the files that define
  *
- *     __m512i dot_bytes(__m512i sum, __m512i u, __m512i q)
+ *     __m512i dot_bytes(__m512i sum, __m512i u, __m512i q, bool wide)
  *
  * which adds the products of four unsigned and four signed bytes to each 32-bit
- * sum.
+ * sum; u is below 128 unless `wide`.
  *
  * The weights are read once, where they lie in the file. Four rows are taken at
  * a time. In formats with blocks of 32, a 128-bit lane holds a part of a block,
@@ -174,7 +174,8 @@ INLINE void add_quad(enum tensor_type type, const struct quant_format *f, const 
     for (int r = 0; r < 4; r++) {
         __m512i lo, hi;
         load_quad(type, f, map, p[r], n, part1[r], part2[r], &lo, &hi);
-        __m512i dot = dot_bytes(dot_bytes(x->offset, lo, x->lo), hi, x->hi);
+        bool wide = type == TENSOR_Q8_0;
+        __m512i dot = dot_bytes(dot_bytes(x->offset, lo, x->lo, wide), hi, x->hi, wide);
         s->dot[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), row_scale[r], s->dot[r]);
     }
 }
@@ -268,8 +269,8 @@ INLINE __m512 add_super_k4(enum tensor_type type, const struct quant_format *f, 
             lo = _mm512_mask_add_epi8(lo, _mm512_test_epi8_mask(fifth, bit_lo), lo, sixteen);
             hi = _mm512_mask_add_epi8(hi, _mm512_test_epi8_mask(fifth, bit_hi), hi, sixteen);
         }
-        __m512i dot_lo = dot_bytes(_mm512_setzero_si512(), lo, x->q[i]);
-        __m512i dot_hi = dot_bytes(_mm512_setzero_si512(), hi, x->q[i + 1]);
+        __m512i dot_lo = dot_bytes(_mm512_setzero_si512(), lo, x->q[i], false);
+        __m512i dot_hi = dot_bytes(_mm512_setzero_si512(), hi, x->q[i + 1], false);
         __m512 scale_lo = _mm512_permutexvar_ps(two_halves(2 * i, 2 * i + 2), scales);
         __m512 scale_hi = _mm512_permutexvar_ps(two_halves(2 * i + 1, 2 * i + 3), scales);
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot_lo), scale_lo, sum);
@@ -293,7 +294,7 @@ INLINE __m512 add_super_k6(const struct act_super *x, const uint8_t *p, __m512 s
                               _mm512_or_si512(hi, _mm512_and_si512(bits_hi, pair))};
         for (int j = i; j < i + 2; j++) {
             const __m512i index = spread_lanes((const int32_t[]){4 * j, 4 * j + 1, 4 * j + 2, 4 * j + 3});
-            __m512i dot = dot_bytes(x->offset[j], u[j - i], x->q[j]);
+            __m512i dot = dot_bytes(x->offset[j], u[j - i], x->q[j], false);
             sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_permutexvar_ps(index, scales), sum);
         }
     }

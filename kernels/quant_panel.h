@@ -1,0 +1,44 @@
+/* quant_panel.h - weight rows unpacked for the GEMM of one instruction set. */
+#pragma once
+
+#include "internal.h"
+#include "quants.h"
+
+/* PANEL unpacked weight rows: what belongs together lies side by side. */
+struct panel {
+    uint8_t *u; /* [cols/4, PANEL, 4] */
+    float *d;   /* [cols/group, PANEL] */
+    float *m;   /* [cols/32, PANEL] */
+};
+
+/* Copies `cols` (up to MAX_BLOCK) columns of PANEL rows, MAX_BLOCK bytes apart, to
+ * out[cols/4, PANEL, 4], adding `shift` to each byte. It may copy, and overwrite,
+ * up to the next multiple of 64 columns. */
+typedef void (*interleave_fn)(const uint8_t *rows, int cols, uint8_t shift, uint8_t *out);
+
+/* Unpacks rows begin .. end - 1; the last stands in for those missing from PANEL. */
+static inline __attribute__((always_inline)) struct panel unpack_panel(const struct weight *w, int begin, int end,
+                                                                       uint8_t shift, interleave_fn interleave,
+                                                                       void *scratch) {
+    const struct quant_format *f = &quant_formats[w->type];
+    size_t cols = (size_t)w->cols, padded = (cols + 63) / 64 * 64;
+    uint8_t *rows = scratch; /* [PANEL, MAX_BLOCK] */
+    struct panel p = {.u = rows + PANEL * MAX_BLOCK};
+    p.d = (float *)(p.u + padded * PANEL);
+    p.m = p.d + cols / (size_t)f->group * PANEL;
+    for (int c = 0; c < w->cols; c += MAX_BLOCK) {
+        int n = w->cols - c < MAX_BLOCK ? w->cols - c : MAX_BLOCK;
+        for (int r = 0; r < PANEL; r++) {
+            const uint8_t *row = w->data + (size_t)(begin + r < end ? begin + r : end - 1) * w->row_bytes;
+            const uint8_t *block = row + c / f->block * f->bytes;
+            float d[MAX_BLOCK / 16], m[MAX_BLOCK / 16];
+            for (int i = 0; i < n; i += f->block, block += f->bytes)
+                f->unpack(block, rows + r * MAX_BLOCK + i, d + i / f->group, m + i / f->group);
+            for (int g = 0; g < n / f->group; g++) p.d[(c / f->group + g) * PANEL + r] = d[g];
+            if (f->has_min)
+                for (int g = 0; g < n / f->group; g++) p.m[(c / f->group + g) * PANEL + r] = m[g];
+        }
+        interleave(rows, n, shift, p.u + (size_t)c * PANEL);
+    }
+    return p;
+}
