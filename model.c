@@ -179,6 +179,16 @@ bool session_fits(const struct session *s, int n) {
     return landmarks_needed(s, n) <= s->options.n_ctx - s->n_past;
 }
 
+static int reserve_history(struct session *s, int n, struct error *err) {
+    if (n <= s->history_cap - s->n_history) return 0;
+    int cap = s->n_history + n + s->history_cap / 2;
+    int *history = realloc(s->history, (size_t)cap * sizeof *history);
+    if (!history) return fail(err, "out of memory for %d tokens", cap);
+    s->history = history;
+    s->history_cap = cap;
+    return 0;
+}
+
 int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err) {
     const struct config *c = &s->model->config;
     if (!session_fits(s, n))
@@ -188,6 +198,7 @@ int session_forward(struct session *s, const int *tokens, int n, enum phase phas
         if (tokens[i] < 0 || tokens[i] >= c->n_vocab)
             return fail(err, "token %d is not in the vocabulary (0 to %d)", tokens[i], c->n_vocab - 1);
 
+    if (reserve_history(s, n, err)) return -1;
     landmarks_insert(s, tokens, n);
     s->phase = phase;
     struct attn_batch batch = attention_batch(s, s->x_norm);
@@ -198,6 +209,8 @@ int session_forward(struct session *s, const int *tokens, int n, enum phase phas
     team_run(s->team, forward, s);
     s->n_past += s->n;
     landmarks_drop(s, n);
+    memcpy(s->history + s->n_history, tokens, (size_t)n * sizeof *tokens);
+    s->n_history += n;
     if (phase == PHASE_GENERATE) s->n_generated += n;
     return 0;
 }
@@ -325,6 +338,7 @@ void session_free(struct session *s) {
         free(s->layers);
     }
     team_free(s->team);
+    free(s->history);
     free(s->buffers);
     free(s);
 }
@@ -335,7 +349,7 @@ void session_reset(struct session *s) {
         kv_truncate(&layer->cache, 0);
         if (layer->mode->reset) layer->mode->reset(layer);
     }
-    s->n_past = s->n = 0;
+    s->n_past = s->n_history = s->n = 0;
 }
 
 bool session_whole_prompt(const struct session *s) {

@@ -91,6 +91,8 @@ struct session {
     struct attn_shape shape;
     struct attn_layer *layers;    /* [n_layer] */
     int n_past;                   /* tokens so far = position of the next one */
+    int *history;                 /* [n_history] the caller's tokens so far */
+    int n_history, history_cap;
     int n_generated;              /* those that went in one by one after a prompt */
 
     /* Where a layer's attention wants landmark tokens, the last position of every block is one (landmarks.c). */

@@ -42,6 +42,11 @@ int app_read_file(const char *path, char **text, size_t *len, struct error *err)
 typedef int (*app_batch_fn)(struct app *app, void *arg, int first, int n, struct error *err);
 int app_prefill(struct app *app, const struct token_list *tokens, app_batch_fn on_batch, void *arg, struct error *err);
 
+/* --session: fills the session from the file as far as its tokens begin the prompt (NULL: whatever they are), or
+ * says on standard error why not; and writes it back. Nothing happens without the option. */
+int app_restore(struct app *app, const struct token_list *prompt, struct error *err);
+int app_save(struct app *app, struct error *err);
+
 /* Generates up to n tokens (-1: until the end) from the logits of the last token and prints them as they
  * come. Stops at an end-of-generation token, a full context or Ctrl-C. */
 int app_generate(struct app *app, int n, struct error *err);

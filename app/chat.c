@@ -160,7 +160,9 @@ int job_chat(struct app *app, struct error *err) {
     if (!status && chat.typed && !app->options.quiet)
         fprintf(stderr, "%s chat, context of %d tokens; /help lists the commands, Ctrl-D leaves\n",
                 chat.format ? chat_format_name(chat.format) : "raw", app->session->options.n_ctx);
+    if (!status) status = app_restore(app, NULL, err);
     if (!status) status = converse(&chat, err);
+    if (!status) status = app_save(app, err);
     lineedit_free(chat.input);
     chat_format_free(chat.format);
     return status;

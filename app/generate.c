@@ -48,19 +48,27 @@ int app_generate(struct app *app, int n, struct error *err) {
     return app_flush(err);
 }
 
+/* The prompt's tokens that a restored session doesn't have already. */
+static int prefill_rest(struct app *app, const struct token_list *prompt, struct error *err) {
+    int n_restored = app->session->n_history;
+    struct token_list rest = {.ids = prompt->ids + n_restored, .n = prompt->n - n_restored};
+    return rest.n ? app_prefill(app, &rest, NULL, NULL, err) : 0;
+}
+
 int job_generate(struct app *app, struct error *err) {
     struct token_list prompt = {0};
     int status = app_read_prompt(app, &prompt, err);
     if (!status && prompt.n == 0)
         status = fail(err, "the prompt is empty: give some text with -p, -f or on standard input");
     for (int i = 0; i < prompt.n && !status; i++) sampler_accept(&app->sampler, prompt.ids[i]);
-    if (!status) status = app_prefill(app, &prompt, NULL, NULL, err);
+    if (!status) status = app_restore(app, &prompt, err);
+    if (!status) status = prefill_rest(app, &prompt, err);
     token_list_free(&prompt);
-    if (status) return -1;
-    if (*app->interrupted || app->options.n_predict == 0) return 0;
-    status = app_generate(app, app->options.n_predict, err);
-    if (isatty(STDOUT_FILENO)) putchar('\n');
-    return status;
+    if (!status && !*app->interrupted && app->options.n_predict != 0) {
+        status = app_generate(app, app->options.n_predict, err);
+        if (isatty(STDOUT_FILENO)) putchar('\n');
+    }
+    return status ? -1 : app_save(app, err);
 }
 
 /* ---- --logits ---- */

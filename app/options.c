@@ -46,6 +46,7 @@ static const struct option table[] = {
     {"rope-scaling", "T", TEXT, AT(rope_scaling), 0, 0, "none, linear or yarn; default: as the file says"},
     {"rope-scale", "X", FLOAT, AT(rope_scale), 1e-3, 1e6, "factor by which the context is stretched"},
     {"rope-base", "X", FLOAT, AT(rope_base), 1.001, 1e12, "base of the RoPE frequencies"},
+    {"session", "FILE", TEXT, AT(session), 0, 0, "resume from FILE if it fits, save to it at the end"},
     {"tokenize", NULL, FLAG, AT(tokenize), 0, 0, "print the prompt's token ids and exit"},
     {"logits", "FILE", TEXT, AT(logits), 0, 0, "write the prompt's logits (float32 [n_prompt, n_vocab]) and exit"},
     {"score", "FILE", TEXT, AT(score), 0, 0, "perplexity of a text"},
@@ -131,6 +132,8 @@ static int check(const struct options *o, struct error *err) {
     if (!!o->prompt + !!o->prompt_file + !!o->ids > 1) return fail_usage(err, "-p, -f and --ids exclude each other");
     if (o->tokenize + !!o->logits + !!o->score + o->bench + o->inspect + o->interactive > 1)
         return fail_usage(err, "--tokenize, --logits, --score, --bench, --inspect and -i exclude each other");
+    if (o->session && (o->logits || o->score || o->bench))
+        return fail_usage(err, "--session goes with generating and chatting only");
     if (o->compare && !o->score) return fail_usage(err, "--compare needs --score FILE");
     if (o->depths && !o->bench) return fail_usage(err, "--depths needs --bench");
     if (o->chat && o->raw) return fail_usage(err, "--chat and --raw exclude each other");

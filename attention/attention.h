@@ -9,6 +9,7 @@
 
 #include "../cache/cache.h"
 #include "../params.h"
+#include "../state.h"
 
 struct model;
 
@@ -81,6 +82,10 @@ struct attn_mode {
     void (*free)(struct attn_layer *layer);
     /* Forgets every token: layer->state becomes what init() made it. The caller empties layer->cache. */
     void (*reset)(struct attn_layer *layer);
+    /* Saves what the layer keeps, or restores it into a layer that has seen no token (state.h). */
+    int (*state)(struct attn_layer *layer, struct state_io *io, struct error *err);
+    /* Forgets the tokens from position pos on. NULL where a mode can't go back. */
+    void (*truncate)(struct attn_layer *layer, int pos);
     /* Positions per block whose last one is for a landmark that the session puts in; 0 for none. Before init(). */
     int (*landmark_block)(const struct attn_layer *layer);
 };

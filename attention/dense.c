@@ -51,8 +51,15 @@ static struct plan make_plan(const struct attn_shape *s) {
 }
 
 size_t attn_scratch_bytes(const struct attn_shape *shape) {
-    struct plan p = make_plan(shape);
-    return p.states_bytes + p.panels_bytes;
+    /* A mode may attend densely with its first KV heads only, for which panels can be longer. */
+    struct attn_shape part = *shape;
+    size_t most = 0;
+    for (part.n_head_kv = 1; part.n_head_kv <= shape->n_head_kv; part.n_head_kv++) {
+        part.n_head = shape->n_head / shape->n_head_kv * part.n_head_kv;
+        struct plan p = make_plan(&part);
+        if (p.states_bytes + p.panels_bytes > most) most = p.states_bytes + p.panels_bytes;
+    }
+    return most;
 }
 
 void dense_store(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
@@ -231,6 +238,12 @@ static void dense_free(struct attn_layer *layer) {
     layer->state = NULL;
 }
 
+static int dense_state(struct attn_layer *layer, struct state_io *io, struct error *err) {
+    return kv_state(&layer->cache, io, err);
+}
+
+static void dense_truncate(struct attn_layer *layer, int pos) { kv_truncate(&layer->cache, pos); }
+
 const struct attn_mode attn_dense = {
     .name = "dense",
     .summary = "every token attends to all before it",
@@ -239,5 +252,7 @@ const struct attn_mode attn_dense = {
     .reserve = dense_reserve,
     .forward = dense_forward,
     .stats = dense_stats,
+    .state = dense_state,
+    .truncate = dense_truncate,
     .free = dense_free,
 };

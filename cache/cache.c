@@ -87,14 +87,21 @@ void kv_value(const struct kv_cache *c, int head, int i, float *out) {
     kv_row_load(c->type_v, c->head_dim, c->heads[head].v + (size_t)i * c->v_row_bytes, out);
 }
 
+int kv_run(const int *keep, int n, int i) {
+    int end = i + 1;
+    while (end < n && keep[end] == keep[end - 1] + 1) end++;
+    return end;
+}
+
 void kv_keep(struct kv_cache *c, int head, const int *keep, int n) {
     struct kv_head *h = &c->heads[head];
-    for (int i = 0; i < n; i++) {
-        size_t to = (size_t)i, from = (size_t)keep[i];
+    for (int i = 0, end; i < n; i = end) {
+        end = kv_run(keep, n, i);
+        size_t to = (size_t)i, from = (size_t)keep[i], count = (size_t)(end - i);
         if (to == from) continue;
-        h->pos[to] = h->pos[from];
-        memcpy(h->k + to * c->k_row_bytes, h->k + from * c->k_row_bytes, c->k_row_bytes);
-        memcpy(h->v + to * c->v_row_bytes, h->v + from * c->v_row_bytes, c->v_row_bytes);
+        memmove(h->pos + to, h->pos + from, count * sizeof *h->pos);
+        memmove(h->k + to * c->k_row_bytes, h->k + from * c->k_row_bytes, count * c->k_row_bytes);
+        memmove(h->v + to * c->v_row_bytes, h->v + from * c->v_row_bytes, count * c->v_row_bytes);
     }
     h->n = n;
     int cap = (n + n / 4 + ROUND) / ROUND * ROUND;

@@ -53,6 +53,9 @@ struct kv_view kv_view(const struct kv_cache *c, int head);
  * the others; memory that is no longer needed goes back to the system. */
 void kv_keep(struct kv_cache *c, int head, const int *keep, int n);
 
+/* The end of the run of consecutive indices that begins at keep[i]: what moves in one piece. */
+int kv_run(const int *keep, int n, int i);
+
 /* Drops every entry at position >= pos (to go back in a conversation). */
 void kv_truncate(struct kv_cache *c, int pos);
 
@@ -60,3 +63,7 @@ size_t kv_bytes(const struct kv_cache *c);       /* allocated now */
 const char *kv_type_name(enum kv_type type);
 /* "f16" or "q8_0,f16" (K, V). */
 int kv_types_parse(const char *text, enum kv_type *k, enum kv_type *v, struct error *err);
+
+/* Saves the entries, or restores them into an empty store (state.h). -1 when memory is short. */
+struct state_io;
+int kv_state(struct kv_cache *c, struct state_io *io, struct error *err);
