@@ -179,7 +179,7 @@ bool session_fits(const struct session *s, int n) {
     return landmarks_needed(s, n) <= s->options.n_ctx - s->n_past;
 }
 
-static int reserve_history(struct session *s, int n, struct error *err) {
+int session_reserve_history(struct session *s, int n, struct error *err) {
     if (n <= s->history_cap - s->n_history) return 0;
     int cap = s->n_history + n + s->history_cap / 2;
     int *history = realloc(s->history, (size_t)cap * sizeof *history);
@@ -198,7 +198,7 @@ int session_forward(struct session *s, const int *tokens, int n, enum phase phas
         if (tokens[i] < 0 || tokens[i] >= c->n_vocab)
             return fail(err, "token %d is not in the vocabulary (0 to %d)", tokens[i], c->n_vocab - 1);
 
-    if (reserve_history(s, n, err)) return -1;
+    if (session_reserve_history(s, n, err)) return -1;
     landmarks_insert(s, tokens, n);
     s->phase = phase;
     struct attn_batch batch = attention_batch(s, s->x_norm);

@@ -137,6 +137,9 @@ bool session_fits(const struct session *s, int n);
  * is then as it was. */
 int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err);
 
+/* Makes room for n more tokens in s->history. */
+int session_reserve_history(struct session *s, int n, struct error *err);
+
 /* Logits [n_rows, n_vocab] of tokens row..row+n_rows-1 of the last batch. */
 void session_logits(struct session *s, int row, int n_rows, float *logits);
 

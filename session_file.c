@@ -52,10 +52,12 @@ static struct header make_header(const struct session *s) {
 /* Tokens, the hidden state of the last one (its logits start the next answer), and every layer's state. The
  * counts are set when restoring. */
 static int body_state(struct session *s, struct state_io *io, struct error *err) {
-    int n_embd = s->model->config.n_embd;
+    int n_embd = s->model->config.n_embd, n_history = s->n_history;
     float *last = s->x + (io->saving ? (size_t)(s->n - 1) * (size_t)n_embd : 0);
     state_int(io, &s->n_past, 1, s->options.n_ctx);
-    state_int(io, &s->n_history, 1, s->options.n_ctx);
+    state_int(io, &n_history, 1, s->options.n_ctx);
+    if (!io->saving && session_reserve_history(s, n_history, err)) return -1;
+    s->n_history = n_history;
     state_bytes(io, s->history, (size_t)s->n_history * sizeof *s->history);
     state_bytes(io, last, (size_t)n_embd * sizeof *last);
     s->n = 1;
