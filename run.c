@@ -93,7 +93,8 @@ static int load(struct app *app, struct error *err) {
     if (rope_options(o, &rope, err)) return -1;
     app->model = model_load(o->model, o->adapter, app->kernels, &rope, err);
     if (!app->model) return -1;
-    app->tokenizer = tokenizer_load(app->model->file, err);
+    app->file = app->model->file;
+    app->tokenizer = tokenizer_load(app->file, err);
     if (!app->tokenizer || open_session(app, err)) return -1;
     app->figures.load_seconds = app_clock() - start;
     return 0;
@@ -120,6 +121,7 @@ static int run_model(struct app *app, struct error *err) {
 static int run_file(struct app *app, struct error *err) {
     struct gguf *file = gguf_open(app->options.model, err);
     if (!file) return -1;
+    app->file = file;
     int status;
     if (app->options.inspect) {
         status = job_inspect(file, err);

@@ -17,7 +17,8 @@ struct figures {
 struct app {
     struct options options;
     const struct kernels *kernels;
-    struct model *model;
+    const struct gguf *file;                   /* the model's */
+    struct model *model;                       /* NULL for the jobs that need the file alone */
     struct tokenizer *tokenizer;
     struct session *session;
     struct sampler sampler;

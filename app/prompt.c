@@ -62,7 +62,7 @@ static int read_ids(const char *ids, struct token_list *list, struct error *err)
 }
 
 static int encode_chat(const struct app *app, const char *text, struct token_list *tokens, struct error *err) {
-    struct chat_format *format = chat_detect(app->model->file, err);
+    struct chat_format *format = chat_detect(app->file, err);
     if (!format) return -1;
     char *turn = chat_render_turn(format, app->options.system, text, true, err);
     int status = turn ? tokenizer_encode(app->tokenizer, turn, strlen(turn), true, true, tokens, err) : -1;
