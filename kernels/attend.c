@@ -115,8 +115,8 @@ static const struct {
     {"c", &attend_c, &attend_c},
 #if defined(__x86_64__) || defined(__i386__)
     {"avx512", &attend_avx512, &attend_avx512},
-    {"avx512vnni", &attend_avx512, &attend_avx512},
-    {"amx", &attend_avx512, &attend_avx512},
+    {"avx512vnni", &attend_avx512, &attend_avx512vnni},
+    {"amx", &attend_avx512, &attend_avx512vnni},
 #endif
 };
 

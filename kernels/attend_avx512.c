@@ -1,9 +1,6 @@
-/* attend_avx512.c - attend_simd.h with vectors of 16 floats. */
-#include <immintrin.h>
-#include <stdint.h>
-
+/* attend_avx512.c - attention in float32 with vectors of 16. */
 #include "attend_avx512.h"
-#include "attend_simd.h"
+#include "attend_tile.h"
 
 const struct attend_kernels attend_avx512 = {
     .isa = "avx512",

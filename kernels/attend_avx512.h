@@ -76,3 +76,26 @@ static inline vec v_load_high4(const uint8_t *p) {
     __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm512_cvtepi32_ps(_mm512_srli_epi32(codes, 4));
 }
+
+static inline void v_transpose(vec x[LANES]) {
+    vec y[LANES];
+    for (int i = 0; i < LANES; i += 2) { /* pairs of rows: [0 0' 1 1'] [2 2' 3 3'] of every four columns */
+        y[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+    }
+    for (int i = 0; i < LANES; i += 4) { /* one column of four rows in each quarter */
+        x[i] = _mm512_shuffle_ps(y[i], y[i + 2], _MM_SHUFFLE(1, 0, 1, 0));
+        x[i + 1] = _mm512_shuffle_ps(y[i], y[i + 2], _MM_SHUFFLE(3, 2, 3, 2));
+        x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], _MM_SHUFFLE(1, 0, 1, 0));
+        x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], _MM_SHUFFLE(3, 2, 3, 2));
+    }
+    for (int i = 0; i < 4; i++) { /* x[i], x[i + 4], x[i + 8], x[i + 12] hold columns i, i + 4, i + 8, i + 12 */
+        vec a = _mm512_shuffle_f32x4(x[i], x[i + 4], 0x88), b = _mm512_shuffle_f32x4(x[i], x[i + 4], 0xdd);
+        vec c = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0x88), d = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0xdd);
+        y[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        y[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        y[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        y[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+    for (int i = 0; i < LANES; i++) x[i] = y[i];
+}

@@ -11,6 +11,7 @@
  *     v_sum4(a, b, c, d, out)         four sums to out[4]
  *     v_load_f16 v_set_f16 v_load_i8 v_load_low4 v_load_high4   stored values as floats
  *     v_store_f16
+ *     v_transpose(vec x[LANES])       rows for columns
  *     KEYS, CHANNELS                  register tile sizes (see qk_tile(), pv_entries())
  *
  * The plain C twin of everything here is attend.c. */
@@ -21,6 +22,8 @@
 
 #include "attend_internal.h"
 
+/* Without it gcc unrolls too late to keep arrays of vectors in registers. */
+#define UNROLL _Pragma("GCC unroll 8")
 #define INLINE static inline __attribute__((always_inline))
 #define NEVER (-1e30f) /* score of an entry that a row may not see: finite, so that differences are, too */
 
@@ -82,18 +85,18 @@ INLINE void qk_entries(enum kv_type type, int R, struct entries *e, const float 
     size_t bytes = kv_row_bytes(type, e->d);
     for (int i = 0; i < e->n; i += 4) {
         vec sum[FEW][4];
-        for (int r = 0; r < R; r++)
-            for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, bytes);
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
+        UNROLL for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, bytes);
         for (int c = 0; c < e->d; c += LANES) {
             vec k[4];
-            for (int j = 0; j < 4; j++) k[j] = load_at(type, e->k[i + j], c);
-            for (int r = 0; r < R; r++) {
+            UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, e->k[i + j], c);
+            UNROLL for (int r = 0; r < R; r++) {
                 vec x = v_load(q[r] + c);
-                for (int j = 0; j < 4; j++) sum[r][j] = v_fma(x, k[j], sum[r][j]);
+                UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_fma(x, k[j], sum[r][j]);
             }
         }
-        for (int r = 0; r < R; r++) v_sum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3], &e->p[r][i]);
+        UNROLL for (int r = 0; r < R; r++) v_sum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3], &e->p[r][i]);
     }
 }
 
@@ -101,18 +104,18 @@ INLINE void qk_entries(enum kv_type type, int R, struct entries *e, const float 
 INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e, const float *shrink,
                         float *const *acc, int c) {
     vec sum[FEW][CHANNELS];
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < C; j++) sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
-        for (int j = 0; j < C; j++) v[j] = load_at(type, e->v[i], c + j * LANES);
-        for (int r = 0; r < R; r++) {
+        UNROLL for (int j = 0; j < C; j++) v[j] = load_at(type, e->v[i], c + j * LANES);
+        UNROLL for (int r = 0; r < R; r++) {
             vec p = v_set(e->p[r][i]);
-            for (int j = 0; j < C; j++) sum[r][j] = v_fma(p, v[j], sum[r][j]);
+            UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_fma(p, v[j], sum[r][j]);
         }
     }
-    for (int r = 0; r < R; r++)
-        for (int j = 0; j < C; j++) v_store(acc[r] + c + j * LANES, sum[r][j]);
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int j = 0; j < C; j++) v_store(acc[r] + c + j * LANES, sum[r][j]);
 }
 
 INLINE void pv_entries(enum kv_type type, int R, const struct entries *e, const float *shrink,
@@ -191,12 +194,12 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
                            int first) {
     const float *q[FEW];
     float *acc[FEW], shrink[FEW];
-    for (int r = 0; r < R; r++) {
+    UNROLL for (int r = 0; r < R; r++) {
         q[r] = rows[r].q;
         acc[r] = rows[r].state + ATTEND_ACC;
     }
     qk_any(kv->type_k, R, e, q);
-    for (int r = 0; r < R; r++) {
+    UNROLL for (int r = 0; r < R; r++) {
         int seen = first < 0 || rows[r].limit - first > e->n ? e->n : rows[r].limit - first;
         shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state);
     }
@@ -240,9 +243,9 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
         for (int r = 0; r < m; r += FEW) {
             int R = m - r < FEW ? m - r : FEW;
             const float *rows[FEW];
-            for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
+            UNROLL for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
             qk_any(kv->type_k, R, &e, rows);
-            for (int j = 0; j < R; j++)
+            UNROLL for (int j = 0; j < R; j++)
                 memcpy(scores + (size_t)(r + j) * stride + (i - begin), e.p[j], (size_t)e.n * sizeof(float));
         }
     }
@@ -252,115 +255,6 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
 
 #define VECS 3                 /* vectors of rows in a register tile */
 #define TILE_ROWS (VECS * LANES)
-
-/* Channels are padded with zeros to a whole number of register tiles. */
-INLINE int padded_dim(int d) { return (d + KEYS - 1) / KEYS * KEYS; }
-
-/* A block is float k[ATTEND_BLOCK][padded_dim], v[ATTEND_BLOCK][padded_dim], zero behind the last entry. */
-static size_t simd_block_bytes(int d) { return sizeof(float) * 2 * ATTEND_BLOCK * (size_t)padded_dim(d); }
-
-static void simd_pack(const struct kv_view *kv, int begin, int n, void *block) {
-    int d = kv->d, stride = padded_dim(d);
-    float *k = block, *v = k + ATTEND_BLOCK * stride;
-    for (int i = 0; i < n; i++, k += stride, v += stride) {
-        simd_load(kv->type_k, d, kv->k + (size_t)(begin + i) * kv->k_row_bytes, k);
-        simd_load(kv->type_v, d, kv->v + (size_t)(begin + i) * kv->v_row_bytes, v);
-        for (int c = d; c < stride; c++) k[c] = v[c] = 0;
-    }
-    memset(k, 0, sizeof *k * (size_t)((ATTEND_BLOCK - n) * stride));
-    memset(v, 0, sizeof *v * (size_t)((ATTEND_BLOCK - n) * stride));
-}
-
-/* Query rows and their states, transposed. */
-struct tile {
-    _Alignas(64) float q[KV_MAX_DIM][TILE_ROWS];
-    _Alignas(64) float acc[KV_MAX_DIM][TILE_ROWS];
-    _Alignas(64) float p[ATTEND_BLOCK][TILE_ROWS]; /* scores, then weights */
-    _Alignas(64) float max[TILE_ROWS], sum[TILE_ROWS], shrink[TILE_ROWS];
-    _Alignas(64) float limit[TILE_ROWS];           /* entries of the block that a row sees */
-};
-
-/* Scores of all rows against KEYS keys: p[j] = q . k_j. */
-INLINE void qk_tile(const struct tile *t, int stride, const float *k, float (*p)[TILE_ROWS]) {
-    vec sum[KEYS][VECS];
-    for (int j = 0; j < KEYS; j++)
-        for (int x = 0; x < VECS; x++) sum[j][x] = v_zero();
-    for (int c = 0; c < stride; c++) {
-        vec q[VECS];
-        for (int x = 0; x < VECS; x++) q[x] = v_load(t->q[c] + x * LANES);
-        for (int j = 0; j < KEYS; j++) {
-            vec y = v_set(k[j * stride + c]);
-            for (int x = 0; x < VECS; x++) sum[j][x] = v_fma(y, q[x], sum[j][x]);
-        }
-    }
-    for (int j = 0; j < KEYS; j++)
-        for (int x = 0; x < VECS; x++) v_store(p[j] + x * LANES, sum[j][x]);
-}
-
-INLINE void softmax_tile(struct tile *t, int n, bool masked) {
-    for (int x = 0; x < TILE_ROWS; x += LANES) {
-        vec limit = v_load(t->limit + x), old = v_load(t->max + x), max = old, sum = v_zero();
-        for (int i = 0; i < n; i++) {
-            vec s = v_load(t->p[i] + x);
-            if (masked) {
-                s = v_below(s, v_set((float)i), limit);
-                v_store(t->p[i] + x, s);
-            }
-            max = v_max(max, s);
-        }
-        vec floor = v_max(max, v_set(NEVER / 2)); /* a row that has seen nothing yet gets weights of zero */
-        for (int i = 0; i < n; i++) {
-            vec w = v_exp(v_sub(v_load(t->p[i] + x), floor));
-            sum = v_add(sum, w);
-            v_store(t->p[i] + x, w);
-        }
-        vec shrink = v_exp(v_sub(old, max));
-        v_store(t->shrink + x, shrink);
-        v_store(t->max + x, max);
-        v_store(t->sum + x, v_fma(v_load(t->sum + x), shrink, sum));
-    }
-}
-
-/* KEYS channels of the weighted sums: acc[j] = acc[j] * shrink + sum of p_i v_ij. */
-INLINE void pv_tile(struct tile *t, int n, int stride, const float *v, float (*acc)[TILE_ROWS]) {
-    vec sum[KEYS][VECS];
-    for (int j = 0; j < KEYS; j++)
-        for (int x = 0; x < VECS; x++)
-            sum[j][x] = v_mul(v_load(acc[j] + x * LANES), v_load(t->shrink + x * LANES));
-    for (int i = 0; i < n; i++) {
-        vec p[VECS];
-        for (int x = 0; x < VECS; x++) p[x] = v_load(t->p[i] + x * LANES);
-        for (int j = 0; j < KEYS; j++) {
-            vec y = v_set(v[i * stride + j]);
-            for (int x = 0; x < VECS; x++) sum[j][x] = v_fma(y, p[x], sum[j][x]);
-        }
-    }
-    for (int j = 0; j < KEYS; j++)
-        for (int x = 0; x < VECS; x++) v_store(acc[j] + x * LANES, sum[j][x]);
-}
-
-static void load_tile(struct tile *t, int d, const struct attend_row *rows, int m) {
-    int stride = padded_dim(d);
-    for (int r = 0; r < TILE_ROWS; r++) {
-        const struct attend_row *row = &rows[r < m ? r : 0]; /* lanes without a row repeat the first */
-        for (int c = 0; c < d; c++) t->q[c][r] = row->q[c];
-        for (int c = 0; c < d; c++) t->acc[c][r] = row->state[ATTEND_ACC + c];
-        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] : NEVER;
-        t->sum[r] = row->state[ATTEND_SUM];
-    }
-    for (int c = d; c < stride; c++) {
-        memset(t->q[c], 0, sizeof t->q[c]);
-        memset(t->acc[c], 0, sizeof t->acc[c]);
-    }
-}
-
-static void store_tile(const struct tile *t, int d, const struct attend_row *rows, int m) {
-    for (int r = 0; r < m; r++) {
-        for (int c = 0; c < d; c++) rows[r].state[ATTEND_ACC + c] = t->acc[c][r];
-        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] : -INFINITY;
-        rows[r].state[ATTEND_SUM] = t->sum[r];
-    }
-}
 
 /* How many of a block's n entries, the first of which has index `first`, each row sees; the range of that. */
 static void tile_limits(float *limit, const struct attend_row *rows, int m, int first, int n, int *least,
@@ -376,22 +270,37 @@ static void tile_limits(float *limit, const struct attend_row *rows, int m, int 
     }
 }
 
-static void simd_rows(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
-    struct tile t;
-    int stride = padded_dim(d);
-    for (; m > 0; rows += TILE_ROWS, m -= TILE_ROWS) {
-        int count = m < TILE_ROWS ? m : TILE_ROWS;
-        load_tile(&t, d, rows, count);
-        for (int i = 0; i < n; i += ATTEND_BLOCK) {
-            const float *k = (const float *)blocks + (size_t)i * 2 * (size_t)stride, *v = k + ATTEND_BLOCK * stride;
-            int in_block = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK, least, most;
-            tile_limits(t.limit, rows, count, begin + i, in_block, &least, &most);
-            if (most == 0) continue;
-            for (int j = 0; j < most; j += KEYS) qk_tile(&t, stride, k + j * stride, t.p + j);
-            if (least == most) softmax_tile(&t, most, false);
-            else softmax_tile(&t, most, true);
-            for (int c = 0; c < stride; c += KEYS) pv_tile(&t, most, stride, v + c, t.acc + c);
+/* to[c][r] = channel c of row r, of its query or of the weighted sums of its state. */
+static void load_transposed(float (*to)[TILE_ROWS], int d, const struct attend_row *rows, int m, bool sums) {
+    for (int first = 0; first < TILE_ROWS; first += LANES) {
+        const float *from[LANES];
+        for (int r = 0; r < LANES; r++) {
+            const struct attend_row *row = &rows[first + r < m ? first + r : 0]; /* lanes without a row repeat the first */
+            from[r] = sums ? row->state + ATTEND_ACC : row->q;
         }
-        store_tile(&t, d, rows, count);
+        int c = 0;
+        for (; c + LANES <= d; c += LANES) {
+            vec x[LANES];
+            for (int r = 0; r < LANES; r++) x[r] = v_load(from[r] + c);
+            v_transpose(x);
+            for (int j = 0; j < LANES; j++) v_store(to[c + j] + first, x[j]);
+        }
+        for (; c < d; c++)
+            for (int r = 0; r < LANES; r++) to[c][first + r] = from[r][c];
+    }
+}
+
+/* The weighted sums back to the states. */
+static void store_transposed(float (*from)[TILE_ROWS], int d, const struct attend_row *rows, int m) {
+    for (int first = 0; first < m; first += LANES) {
+        int count = m - first < LANES ? m - first : LANES, c = 0;
+        for (; c + LANES <= d; c += LANES) {
+            vec x[LANES];
+            for (int j = 0; j < LANES; j++) x[j] = v_load(from[c + j] + first);
+            v_transpose(x);
+            for (int r = 0; r < count; r++) v_store(rows[first + r].state + ATTEND_ACC + c, x[r]);
+        }
+        for (; c < d; c++)
+            for (int r = 0; r < count; r++) rows[first + r].state[ATTEND_ACC + c] = from[c][first + r];
     }
 }

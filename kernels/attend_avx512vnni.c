@@ -1,0 +1,311 @@
+/* attend_avx512vnni.c - attention in 8-bit integers, where dpbusd does four
+ * multiply-adds in the place of one.
+ *
+ * Prompts follow SageAttention (Zhang et al. 2024): queries and keys are
+ * quantised to 8 bits per 32 channels, values to 8 bits per channel over a
+ * block of 64 entries, weights to 0..255 relative to the row's largest in the
+ * block. All sums are in int32, the softmax is in float32. The float32 twin of
+ * everything here is attend_tile.h.
+ *
+ * Decoding reads q8_0 and q4_0 keys as they are (attend_decode_i8.h). */
+#include "attend_avx512.h"
+#include "attend_simd.h"
+
+#define QUADS (ATTEND_BLOCK / 4)  /* groups of 4 entries */
+#define MAX_PARTS (KV_MAX_DIM / KV_BLOCK)
+#define P_ONE 255.0f              /* the weight 1 */
+
+static int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+/* ---- packed blocks ------------------------------------------------------------------
+ *
+ * Of d channels, rounded up to `width`, a multiple of 32, with `parts` = width / 32:
+ *
+ *     int8_t  v[QUADS][width][4]           by groups of 4 entries
+ *     int8_t  k[ATTEND_BLOCK][width]
+ *     float   k_scale[ATTEND_BLOCK][parts]
+ *     int32_t k_offset[ATTEND_BLOCK][parts] -128 * sum of k, as queries are stored plus 128
+ *     float   v_scale[width]                divided by P_ONE
+ */
+struct block {
+    int8_t *v, *k;
+    float *k_scale;
+    int32_t *k_offset;
+    float *v_scale;
+};
+
+static size_t block_bytes(int d) {
+    size_t width = (size_t)round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    return 2 * ATTEND_BLOCK * width + 8 * ATTEND_BLOCK * parts + 4 * width;
+}
+
+static struct block block_at(int d, const void *base) {
+    size_t width = (size_t)round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    char *p = (char *)base;
+    struct block b = {.v = (int8_t *)p, .k = (int8_t *)p + ATTEND_BLOCK * width};
+    b.k_scale = (float *)(p + 2 * ATTEND_BLOCK * width);
+    b.k_offset = (int32_t *)(b.k_scale + ATTEND_BLOCK * parts);
+    b.v_scale = (float *)(b.k_offset + ATTEND_BLOCK * parts);
+    return b;
+}
+
+/* 32 floats as scale * integers of at most 127 in magnitude. */
+static inline float quantize_part(const float *x, __m512i out[2]) {
+    vec a = v_load(x), b = v_load(x + LANES);
+    float most = v_max_lane(v_max(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    vec inverse = v_set(most > 0 ? 127 / most : 0);
+    out[0] = _mm512_cvtps_epi32(v_mul(a, inverse));
+    out[1] = _mm512_cvtps_epi32(v_mul(b, inverse));
+    return most / 127;
+}
+
+static void pack_key(const struct kv_view *kv, int entry, const struct block *b, int i) {
+    int width = round_up(kv->d, KV_BLOCK), parts = width / KV_BLOCK;
+    const uint8_t *row = kv->k + (size_t)entry * kv->k_row_bytes;
+    int8_t *k = b->k + i * width;
+    float x[KV_MAX_DIM];
+    if (kv->type_k != KV_Q8_0) {
+        simd_load(kv->type_k, kv->d, row, x);
+        for (int c = kv->d; c < width; c++) x[c] = 0;
+    }
+    for (int part = 0; part < parts; part++, k += KV_BLOCK) {
+        if (kv->type_k == KV_Q8_0) {
+            memcpy(k, row + part * KV_Q8_0_BYTES + 2, KV_BLOCK);
+            b->k_scale[i * parts + part] = _mm512_cvtss_f32(v_set_f16(row + part * KV_Q8_0_BYTES));
+        } else {
+            __m512i q[2];
+            b->k_scale[i * parts + part] = quantize_part(x + part * KV_BLOCK, q);
+            _mm_storeu_si128((__m128i *)k, _mm512_cvtepi32_epi8(q[0]));
+            _mm_storeu_si128((__m128i *)(k + 16), _mm512_cvtepi32_epi8(q[1]));
+        }
+        __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), _mm256_loadu_si256((const __m256i *)k));
+        b->k_offset[i * parts + part] = -_mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
+    }
+}
+
+/* 16 channels of 64 values at a time: what they are scaled by, then the integers, 4 entries to a lane. */
+static void pack_values(int width, const float *x, const struct block *b) {
+    for (int c = 0; c < width; c += LANES) {
+        vec most = v_zero();
+        for (int i = 0; i < ATTEND_BLOCK; i++) most = v_max(most, _mm512_abs_ps(v_load(x + i * width + c)));
+        __mmask16 any = _mm512_cmp_ps_mask(most, v_zero(), _CMP_GT_OQ);
+        vec inverse = _mm512_maskz_div_ps(any, v_set(127), most);
+        v_store(b->v_scale + c, v_mul(most, v_set(1 / (127 * P_ONE))));
+        for (int quad = 0; quad < QUADS; quad++) {
+            __m512i q[4];
+            UNROLL for (int i = 0; i < 4; i++)
+                q[i] = _mm512_cvtps_epi32(v_mul(v_load(x + (4 * quad + i) * width + c), inverse));
+            __m512i low = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, q[0], _mm512_slli_epi32(q[1], 8));
+            __m512i high = _mm512_mask_blend_epi8(0xaaaaaaaaaaaaaaaa, q[2], _mm512_slli_epi32(q[3], 8));
+            __m512i all = _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
+            _mm512_storeu_si512(b->v + ((size_t)quad * (size_t)width + (size_t)c) * 4, all);
+        }
+    }
+}
+
+static void pack(const struct kv_view *kv, int begin, int n, void *base) {
+    int width = round_up(kv->d, KV_BLOCK);
+    struct block b = block_at(kv->d, base);
+    _Alignas(64) float v[ATTEND_BLOCK * KV_MAX_DIM]; /* [ATTEND_BLOCK, width] */
+    for (int i = 0; i < n; i++) {
+        pack_key(kv, begin + i, &b, i);
+        simd_load(kv->type_v, kv->d, kv->v + (size_t)(begin + i) * kv->v_row_bytes, v + i * width);
+        for (int c = kv->d; c < width; c++) v[i * width + c] = 0;
+    }
+    memset(v + n * width, 0, (size_t)((ATTEND_BLOCK - n) * width) * sizeof *v);
+    pack_values(width, v, &b);
+}
+
+/* ---- many rows ------------------------------------------------------------------------ */
+
+#define KEYS_I8 4 /* 4 x 3 int32 sums, as many float sums, 3 queries and a key in 32 registers */
+
+struct tile_i8 {
+    _Alignas(64) uint8_t q[KV_MAX_DIM / 4][TILE_ROWS][4];  /* plus 128 */
+    _Alignas(64) float q_scale[MAX_PARTS][TILE_ROWS];
+    _Alignas(64) uint8_t p[QUADS][TILE_ROWS][4];           /* weights, P_ONE for the largest */
+    _Alignas(64) float s[ATTEND_BLOCK][TILE_ROWS];         /* scores */
+    _Alignas(64) float acc[KV_MAX_DIM][TILE_ROWS];
+    _Alignas(64) float max[TILE_ROWS], sum[TILE_ROWS], limit[TILE_ROWS];
+    _Alignas(64) float shrink[TILE_ROWS], grow[TILE_ROWS]; /* of the sums so far; of this block's */
+};
+
+/* Sums in an array of __m512i, whose lanes are 64 bits wide to the compiler,
+ * would live in memory with gcc 12. */
+typedef int ints __attribute__((vector_size(64)));
+
+INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
+}
+
+/* Four bytes for all lanes. */
+INLINE __m512i broadcast4(const void *p) {
+    int32_t x;
+    memcpy(&x, p, sizeof x);
+    return _mm512_set1_epi32(x);
+}
+
+/* Scores of all rows against KEYS_I8 keys from key i on. */
+INLINE void qk_tile_i8(struct tile_i8 *t, int parts, const struct block *b, int i) {
+    int width = parts * KV_BLOCK;
+    const int8_t *k = b->k + i * width;
+    vec s[KEYS_I8][VECS];
+    UNROLL for (int j = 0; j < KEYS_I8; j++)
+        UNROLL for (int x = 0; x < VECS; x++) s[j][x] = v_zero();
+    for (int part = 0; part < parts; part++) {
+        ints sum[KEYS_I8][VECS];
+        UNROLL for (int j = 0; j < KEYS_I8; j++)
+            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = (ints)_mm512_set1_epi32(b->k_offset[(i + j) * parts + part]);
+        for (int c = part * KV_BLOCK / 4; c < (part + 1) * KV_BLOCK / 4; c++) {
+            __m512i q[VECS];
+            UNROLL for (int x = 0; x < VECS; x++) q[x] = _mm512_load_si512(t->q[c][x * LANES]);
+            UNROLL for (int j = 0; j < KEYS_I8; j++) {
+                __m512i y = broadcast4(k + j * width + 4 * c);
+                UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = dot4(sum[j][x], q[x], y);
+            }
+        }
+        UNROLL for (int j = 0; j < KEYS_I8; j++) {
+            vec scale = v_set(b->k_scale[(i + j) * parts + part]);
+            UNROLL for (int x = 0; x < VECS; x++) {
+                vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale), q = v_load(t->q_scale[part] + x * LANES);
+                s[j][x] = v_fma(y, q, s[j][x]);
+            }
+        }
+    }
+    UNROLL for (int j = 0; j < KEYS_I8; j++)
+        UNROLL for (int x = 0; x < VECS; x++) v_store(t->s[i + j] + x * LANES, s[j][x]);
+}
+
+/* P_ONE * e^x for x <= 0 as an integer: a polynomial of relative error 1e-4 will do. */
+INLINE __m512i exp_i8(vec x) {
+    vec t = v_mul(x, v_set(1.44269504f));
+    vec n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(t, n);
+    vec y = v_fma(f, v_set(5.58268058e-2f * P_ONE), v_set(2.42202136e-1f * P_ONE));
+    y = v_fma(y, f, v_set(6.93147180e-1f * P_ONE));
+    y = v_fma(y, f, v_set(0.99992807f * P_ONE));
+    return _mm512_cvtps_epi32(_mm512_scalef_ps(y, n));
+}
+
+/* Weights of the first n entries of the block, and of none up to a group of 4. */
+INLINE void softmax_tile_i8(struct tile_i8 *t, int n, bool masked) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (int x = 0; x < TILE_ROWS; x += LANES) {
+        vec limit = v_load(t->limit + x), old = v_load(t->max + x), top = v_set(NEVER);
+        for (int i = 0; i < n; i++) {
+            vec s = v_load(t->s[i] + x);
+            if (masked) {
+                s = v_below(s, v_set((float)i), limit);
+                v_store(t->s[i] + x, s);
+            }
+            top = v_max(top, s);
+        }
+        for (int i = n; i % 4; i++) v_store(t->s[i] + x, v_set(NEVER));
+        vec floor = v_max(top, v_set(NEVER / 2)); /* a row that sees nothing here gets weights of zero */
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < n; i += 4) {
+            __m512i w[4];
+            UNROLL for (int j = 0; j < 4; j++) w[j] = exp_i8(v_sub(v_load(t->s[i + j] + x), floor));
+            __m512i low = _mm512_or_si512(w[0], _mm512_slli_epi32(w[1], 8));
+            __m512i high = _mm512_or_si512(w[2], _mm512_slli_epi32(w[3], 8));
+            __m512i all = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+            sum = _mm512_dpbusd_epi32(sum, all, ones);
+            _mm512_store_si512(t->p[i / 4][x], all);
+        }
+        vec max = v_max(old, top), shrink = v_exp(v_sub(old, max)), grow = v_exp(v_sub(top, max));
+        vec block_sum = v_mul(_mm512_cvtepi32_ps(sum), v_mul(grow, v_set(1 / P_ONE)));
+        v_store(t->sum + x, v_fma(v_load(t->sum + x), shrink, block_sum));
+        v_store(t->max + x, max);
+        v_store(t->shrink + x, shrink);
+        v_store(t->grow + x, grow);
+    }
+}
+
+/* KEYS channels of the weighted sums, from channel c on: acc = acc * shrink + grow * sum of p_i v_i. */
+INLINE void pv_tile_i8(struct tile_i8 *t, int quads, int width, const struct block *b, int c) {
+    ints sum[KEYS][VECS];
+    UNROLL for (int j = 0; j < KEYS; j++)
+        UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = (ints){0};
+    for (int i = 0; i < quads; i++) {
+        const int8_t *v = b->v + ((size_t)i * (size_t)width + (size_t)c) * 4;
+        __m512i p[VECS];
+        UNROLL for (int x = 0; x < VECS; x++) p[x] = _mm512_load_si512(t->p[i][x * LANES]);
+        UNROLL for (int j = 0; j < KEYS; j++) {
+            __m512i y = broadcast4(v + 4 * j);
+            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = dot4(sum[j][x], p[x], y);
+        }
+    }
+    UNROLL for (int j = 0; j < KEYS; j++) {
+        vec scale = v_set(b->v_scale[c + j]);
+        UNROLL for (int x = 0; x < VECS; x++) {
+            float *acc = t->acc[c + j] + x * LANES;
+            vec old = v_mul(v_load(acc), v_load(t->shrink + x * LANES));
+            vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale);
+            v_store(acc, v_fma(y, v_load(t->grow + x * LANES), old));
+        }
+    }
+}
+
+static void load_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
+    int width = round_up(d, KV_BLOCK);
+    for (int r = 0; r < TILE_ROWS; r++) {
+        const struct attend_row *row = &rows[r < m ? r : 0]; /* lanes without a row repeat the first */
+        _Alignas(64) float q[KV_MAX_DIM];
+        memcpy(q, row->q, (size_t)d * sizeof *q);
+        for (int c = d; c < width; c++) q[c] = 0;
+        for (int c = 0; c < width; c += KV_BLOCK) {
+            __m512i codes[2];
+            _Alignas(16) uint8_t bytes[KV_BLOCK];
+            t->q_scale[c / KV_BLOCK][r] = quantize_part(q + c, codes);
+            for (int half = 0; half < 2; half++)
+                _mm_store_si128((__m128i *)bytes + half,
+                                _mm512_cvtepi32_epi8(_mm512_add_epi32(codes[half], _mm512_set1_epi32(128))));
+            for (int i = 0; i < KV_BLOCK; i += 4) memcpy(t->q[(c + i) / 4][r], bytes + i, 4);
+        }
+        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] : NEVER;
+        t->sum[r] = row->state[ATTEND_SUM];
+    }
+    load_transposed(t->acc, d, rows, m, true);
+    for (int c = d; c < width; c++) memset(t->acc[c], 0, sizeof t->acc[c]);
+}
+
+static void store_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
+    store_transposed(t->acc, d, rows, m);
+    for (int r = 0; r < m; r++) {
+        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] : -INFINITY;
+        rows[r].state[ATTEND_SUM] = t->sum[r];
+    }
+}
+
+static void attend_rows(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
+    struct tile_i8 t;
+    int width = round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    size_t bytes = block_bytes(d);
+    for (; m > 0; rows += TILE_ROWS, m -= TILE_ROWS) {
+        int count = m < TILE_ROWS ? m : TILE_ROWS;
+        load_tile_i8(&t, d, rows, count);
+        for (int i = 0; i < n; i += ATTEND_BLOCK) {
+            struct block b = block_at(d, (const char *)blocks + (size_t)(i / ATTEND_BLOCK) * bytes);
+            int in_block = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK, least, most;
+            tile_limits(t.limit, rows, count, begin + i, in_block, &least, &most);
+            if (most == 0) continue;
+            if (parts == 2) for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, 2, &b, j);
+            else for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, parts, &b, j);
+            if (least == most) softmax_tile_i8(&t, most, false);
+            else softmax_tile_i8(&t, most, true);
+            for (int c = 0; c < d; c += KEYS) pv_tile_i8(&t, (most + 3) / 4, width, &b, c);
+        }
+        store_tile_i8(&t, d, rows, count);
+    }
+}
+
+const struct attend_kernels attend_avx512vnni = {
+    .isa = "avx512vnni",
+    .store = simd_store,
+    .load = simd_load,
+    .range = simd_range,
+    .list = simd_list,
+    .scores = simd_scores,
+    .pack = pack,
+    .block_bytes = block_bytes,
+    .rows = attend_rows,
+};
