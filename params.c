@@ -61,6 +61,10 @@ static int parse_value(const struct param *p, void *options, const char *value, 
         store(p, options, index);
         return 0;
     }
+    if (p->choices && choice_index(p->choices, value, len) == 0) {
+        store(p, options, p->initial);
+        return 0;
+    }
     char number[32];
     char *end = number;
     double x = 0;
@@ -112,8 +116,9 @@ int params_parse(const struct param *table, void *options, const char *text, siz
 }
 
 static int value_text(const struct param *p, double value, char *buf, size_t size) {
-    if (p->type != PARAM_CHOICE) return snprintf(buf, size, "%g", value);
     const char *choice = p->choices;
+    if (p->type == PARAM_FLOAT && choice && value == (float)p->initial) return snprintf(buf, size, "%s", choice);
+    if (p->type != PARAM_CHOICE) return snprintf(buf, size, "%g", value);
     for (int i = 0; i < (int)value; i++) choice += strcspn(choice, "|") + 1;
     return snprintf(buf, size, "%.*s", (int)strcspn(choice, "|"), choice);
 }
