@@ -6,14 +6,12 @@ trained here for every pre-tokenizer and for SentencePiece's options.
 
 import functools
 import io
-import os
+import json
 import random
 import re
-import shutil
+import resource
 import struct
 import subprocess
-import time
-from pathlib import Path
 
 import gguf
 import pytest
@@ -22,9 +20,8 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from tokenizer_corpus import corpus
+from tokenizer_files import SMOLLM2, build_tool, pack, write_vocabulary
 
-ROOT = Path(__file__).resolve().parent.parent
-SMOLLM2 = ROOT / "models" / "smollm2.gguf"
 N_STRINGS = 2400
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -52,7 +49,8 @@ DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 def split(*rules):
     """The rules one after the other, then bytes; a rule is a regex or a pre-tokenizer."""
     steps = [pre_tokenizers.Split(Regex(r), "isolated") if isinstance(r, str) else r for r in rules]
-    return pre_tokenizers.Sequence(steps + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence(steps + [bytes_only])
 
 
 def byte_level(*before, after=()):
@@ -79,8 +77,8 @@ PRE_TOKENIZERS = {
     "tekken": ("tekken", split(TEKKEN)),
     "deepseek-llm": ("deepseek-llm", split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, r"\s+$",
                                            DEEPSEEK_CJK, r"\p{N}+")),
-    "deepseek-llm, single digits": ("deepseek-llm", split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, r"\s+$",
-                                           DEEPSEEK_CJK, digits())),
+    "deepseek-llm, single digits": ("deepseek-llm", split("[\r\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION,
+                                                          r"\s+$", DEEPSEEK_CJK, digits())),
     "deepseek-coder": ("deepseek-coder", split("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}")),
     "falcon": ("falcon", split(r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]")),
     "falcon, digits apart": ("falcon", byte_level(
@@ -97,62 +95,33 @@ USER_DEFINED = ["<tool_call>", "<|user|>", "  x"]
 
 @pytest.fixture(scope="session")
 def tool(tmp_path_factory):
-    """tool_tokenize.c, built with $CC and $CFLAGS."""
-    path = tmp_path_factory.mktemp("tool") / "tool_tokenize"
-    sources = [ROOT / "tests" / "tool_tokenize.c", ROOT / "error.c", *ROOT.glob("gguf*.c"), *ROOT.glob("tokenizer/*.c")]
-    flags = os.environ.get("CFLAGS", "-O2").split()
-    subprocess.run([os.environ.get("CC", "cc"), "-std=gnu11", *flags, f"-I{ROOT}", "-o", path, *sources, "-lm"], check=True)
-    return path
+    return build_tool("tool_tokenize", tmp_path_factory.mktemp("tool"))
 
 
 def run_tool(tool, model, mode, strings, *options):
-    stdin = b"".join(struct.pack("<I", len(s)) + s for s in strings)
-    done = subprocess.run([tool, model, mode, *options], input=stdin, capture_output=True)
+    done = subprocess.run([tool, model, mode, *options], input=pack(strings), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
 
 def encode(tool, model, strings, *options):
-    lines = run_tool(tool, model, "ids", [s if isinstance(s, bytes) else s.encode() for s in strings], *options)
+    lines = run_tool(tool, model, "ids", strings, *options)
     return [[int(i) for i in line.split()] for line in lines.decode().split("\n")[:-1]]
 
 
 def decode(tool, model, strings, *options):
     """What is left of the strings when they are encoded and decoded."""
-    out = io.BytesIO(run_tool(tool, model, "text", [s if isinstance(s, bytes) else s.encode() for s in strings], *options))
+    out = io.BytesIO(run_tool(tool, model, "text", strings, *options))
     texts = []
     while size := out.read(4):
         texts.append(out.read(struct.unpack("<I", size)[0]))
     return texts
 
 
-def write_vocabulary(path, model, tokens, types, pre=None, merges=None, scores=None, name="test", **more):
-    """A GGUF file with nothing but a tokenizer; `more` are keys under tokenizer.ggml."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(name)
-    writer.add_tokenizer_model(model)
-    if pre:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    if merges is not None:
-        writer.add_token_merges(merges)
-    if scores is not None:
-        writer.add_token_scores(scores)
-    for key, value in more.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32}[type(value)]
-        add(f"tokenizer.ggml.{key}", value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def assert_same(strings, ours, reference):
     assert len(ours) == len(strings)
     wrong = [(s, a, b) for s, a, b in zip(strings, ours, reference) if a != b]
-    assert not wrong, f"{len(wrong)} of {len(strings)} differ; {wrong[0][0]!r} gives {wrong[0][1]}, not {wrong[0][2]}"
+    assert not wrong, f"{len(wrong)} of {len(strings)} differ: (text, ids, expected) {wrong[0]}"
 
 
 @functools.cache
@@ -160,25 +129,26 @@ def training_text():
     return [s for s in corpus(4000, seed=1) if "\0" not in s]
 
 
-def train_bpe(pre_tokenizer, ignore_merges=False, alphabet=None):
-    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+@functools.cache
+def train_bpe(case, without=""):
+    """A small vocabulary for an entry of PRE_TOKENIZERS, `without` some characters of the byte alphabet."""
+    pre, pre_tokenizer = PRE_TOKENIZERS[case]
+    tokenizer = Tokenizer(models.BPE(ignore_merges=pre in IGNORE_MERGES))
     tokenizer.pre_tokenizer = pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=CONTROL, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if alphabet is None else alphabet)
+    alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c not in without]
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=CONTROL, show_progress=False,
+                                  initial_alphabet=alphabet, limit_alphabet=len(alphabet))
     tokenizer.train_from_iterator(training_text(), trainer)
     tokenizer.add_tokens([AddedToken(t, normalized=False) for t in USER_DEFINED])
     return tokenizer
 
 
 def export_bpe(tokenizer, path, pre, **more):
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     tokens = sorted(vocab, key=vocab.get)
-    types = [TokenType.CONTROL if t in CONTROL else TokenType.USER_DEFINED if t in USER_DEFINED else TokenType.NORMAL
-             for t in tokens]
+    types = [TokenType.CONTROL if t in CONTROL else
+             TokenType.USER_DEFINED if t in USER_DEFINED else TokenType.NORMAL for t in tokens]
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return write_vocabulary(path, "gpt2", tokens, types, pre=pre, merges=merges, **more)
 
@@ -190,9 +160,8 @@ def reference_ids(tokenizer, strings, parse_special):
 
 @pytest.mark.parametrize("case", PRE_TOKENIZERS)
 def test_byte_level_bpe(tool, tmp_path, case):
-    pre, pre_tokenizer = PRE_TOKENIZERS[case]
-    tokenizer = train_bpe(pre_tokenizer, ignore_merges=pre in IGNORE_MERGES)
-    model = export_bpe(tokenizer, tmp_path / "bpe.gguf", pre)
+    tokenizer = train_bpe(case)
+    model = export_bpe(tokenizer, tmp_path / "bpe.gguf", PRE_TOKENIZERS[case][0])
     strings = corpus(N_STRINGS, seed=2)
     assert_same(strings, encode(tool, model, strings, "special"), reference_ids(tokenizer, strings, True))
     assert_same(strings, encode(tool, model, strings), reference_ids(tokenizer, strings, False))
@@ -201,8 +170,7 @@ def test_byte_level_bpe(tool, tmp_path, case):
 
 def test_bytes_without_a_token_are_left_out(tool, tmp_path):
     """Before merging: their neighbours may then merge, as in `tokenizers`."""
-    alphabet = [c for c in pre_tokenizers.ByteLevel.alphabet() if c not in "qÄ°Ģª"]
-    tokenizer = train_bpe(byte_level(), alphabet=alphabet)
+    tokenizer = train_bpe("gpt-2", without="qÄ°Ģª")
     model = export_bpe(tokenizer, tmp_path / "bpe.gguf", "gpt-2")
     strings = corpus(600, seed=3) + ["thqe", "qq", " qthe"]
     assert_same(strings, encode(tool, model, strings, "special"), reference_ids(tokenizer, strings, True))
@@ -210,8 +178,8 @@ def test_bytes_without_a_token_are_left_out(tool, tmp_path):
 
 def invalid_utf8(n, seed):
     rng = random.Random(seed)
-    made = [b"\xff", b"a\xc3", b"\xc3(", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\x80", b"\xf5\x80\x80\x80",
-            b"\x80\x80 \x80", b"\xf4\x90\x80\x80"]
+    made = [b"\xff", b"a\xc3", b"\xc3(", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\x80",
+            b"\xf5\x80\x80\x80", b"\x80\x80 \x80", b"\xf4\x90\x80\x80"]
     while len(made) < n:
         text = bytearray(rng.choice(corpus(400, seed=4)).encode() or b"x")
         for _ in range(rng.randint(1, 4)):
@@ -223,15 +191,15 @@ def invalid_utf8(n, seed):
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "tekken", "deepseek-llm", "falcon"])
 def test_invalid_utf8_keeps_its_bytes(tool, tmp_path, pre):
     """All byte tokens are in the vocabulary, so the ids spell the very bytes; the stream shows U+FFFD."""
-    tokenizer = train_bpe(PRE_TOKENIZERS[pre][1])
+    tokenizer = train_bpe(pre)
     model = export_bpe(tokenizer, tmp_path / "bpe.gguf", pre)
     strings = invalid_utf8(300, seed=5)
     byte_of = {c: b for b, c in enumerate(gpt2_alphabet())}
     names = {i: t for t, i in tokenizer.get_vocab().items()}
     for text, ids in zip(strings, encode(tool, model, strings)):
-        spelled = b"".join(names[i].encode() if names[i] in USER_DEFINED else bytes(byte_of[c] for c in names[i])
-                           for i in ids)
-        assert spelled == text
+        words = (names[i] for i in ids)
+        spelled = (w.encode() if w in USER_DEFINED else bytes(byte_of[c] for c in w) for w in words)
+        assert b"".join(spelled) == text
     shown = decode(tool, model, strings)
     assert shown == [s.decode("utf-8", "replace").encode() for s in strings]
 
@@ -267,7 +235,8 @@ SPM_OPTIONS = {
     "llama": dict(byte_fallback=True),
     "no prefix": dict(byte_fallback=True, add_dummy_prefix=False),
     "fewer spaces": dict(byte_fallback=True, remove_extra_whitespaces=True),
-    "user-defined": dict(byte_fallback=True, user_defined_symbols=["<tool_call>", "<|user|>", "▁▁", "▁▁▁▁", "ab", "'s"]),
+    "user-defined": dict(byte_fallback=True,
+                         user_defined_symbols=["<tool_call>", "<|user|>", "▁▁", "▁▁▁▁", "ab", "'s"]),
     "no bytes": dict(),
 }
 
@@ -288,9 +257,10 @@ def export_spm(processor, options, path, **more):
     n = processor.get_piece_size()
     tokens = [processor.id_to_piece(i) for i in range(n)]
     user_defined = options.get("user_defined_symbols", [])
-    types = [TokenType.UNKNOWN if processor.is_unknown(i) else TokenType.CONTROL if processor.is_control(i) else
-             TokenType.BYTE if processor.is_byte(i) else TokenType.USER_DEFINED if tokens[i] in user_defined else
-             TokenType.NORMAL for i in range(n)]
+    types = [TokenType.UNKNOWN if processor.is_unknown(i) else
+             TokenType.CONTROL if processor.is_control(i) else
+             TokenType.BYTE if processor.is_byte(i) else
+             TokenType.USER_DEFINED if tokens[i] in user_defined else TokenType.NORMAL for i in range(n)]
     return write_vocabulary(path, "llama", tokens, types, scores=[processor.get_score(i) for i in range(n)],
                             add_space_prefix=options["add_dummy_prefix"],
                             remove_extra_whitespaces=options["remove_extra_whitespaces"], **more)
@@ -313,7 +283,7 @@ def test_sentencepiece_control_tokens(tool, tmp_path):
     rng = random.Random(8)
     strings, expected = [], []
     for _ in range(300):
-        parts = [s for s in rng.sample(corpus(300, seed=9), 3) if "</s>" not in s and "<s>" not in s and "<unk>" not in s]
+        parts = [s for s in rng.sample(corpus(300, seed=9), 3) if not re.search("</?s>|<unk>", s)]
         strings.append("</s>".join(parts))
         expected.append([i for part in parts for i in [2, *processor.encode(part)]][1:])
     assert_same(strings, encode(tool, model, strings, "special"), expected)
@@ -323,7 +293,8 @@ def test_phi3_drops_white_space_after_special_tokens(tool, tmp_path):
     processor, options = train_spm("llama")
     n = processor.get_piece_size()
     tokens = [processor.id_to_piece(i) for i in range(n)] + ["<|user|>", "<|end|>"]
-    types = [TokenType.BYTE if processor.is_byte(i) else TokenType.NORMAL for i in range(n)] + [TokenType.CONTROL] * 2
+    types = [TokenType.BYTE if processor.is_byte(i) else TokenType.NORMAL for i in range(n)]
+    types += [TokenType.CONTROL] * 2
     types[:3] = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED]
     scores = [processor.get_score(i) for i in range(n)] + [0.0, 0.0]
     model = write_vocabulary(tmp_path / "phi.gguf", "llama", tokens, types, scores=scores, name="Phi-3 mini")
@@ -334,16 +305,22 @@ def test_phi3_drops_white_space_after_special_tokens(tool, tmp_path):
 
 # Speed
 
-@pytest.mark.parametrize("unit", ["a", " ", "ab", "\n", "1", "<", "<|im_start", "'", "aA", "中", "é\u0301", "\t x", "0 ", "!"])
+def seconds(command, stdin):
+    """Processor time of a command, whatever else this machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, input=stdin, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "ab", "\n", "1", "<", "<|im_start", "'", "aA", "中", "é\u0301",
+                                  "\t x", "0 ", "!"])
 def test_a_megabyte_takes_no_longer_than_prose(tool, tmp_path, unit):
-    """Text that makes one long word, or many attempts at a rule or a special token."""
-    tokenizer = train_bpe(split(TEKKEN))
+    """Text that makes one long word, or many attempts at a rule or at a special token."""
     text = (unit * (1 << 20)).encode()[: 1 << 20]
     for pre in "tekken", "smollm", "deepseek-llm":
-        model = export_bpe(tokenizer, tmp_path / f"{pre}.gguf", pre)
-        start = time.monotonic()
-        run_tool(tool, model, "ids", [text], "special")
-        assert time.monotonic() - start < 2
+        model = export_bpe(train_bpe(pre), tmp_path / f"{pre}.gguf", pre)
+        assert seconds([tool, model, "ids", "special"], pack([text])) < 2
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "ab", "xyz ", "\n", "中", "<|user|>"])
@@ -351,6 +328,59 @@ def test_a_megabyte_of_sentencepiece(tool, tmp_path, unit):
     processor, options = train_spm("user-defined")
     model = export_spm(processor, options, tmp_path / "spm.gguf")
     text = (unit * (1 << 20)).encode()[: 1 << 20]
-    start = time.monotonic()
-    run_tool(tool, model, "ids", [text], "special")
-    assert time.monotonic() - start < 2
+    assert seconds([tool, model, "ids", "special"], pack([text])) < 2
+
+
+# BOS, EOS and what is wrong with a file
+
+BPE = dict(model="gpt2", pre="gpt-2", tokens=["a", "b", "ab", "<s>", "</s>"], types=[1, 1, 1, 3, 3],
+           merges=["a b"])
+SPM = dict(model="llama", tokens=["<unk>", "<s>", "</s>", "a", "b", "ab"], types=[2, 3, 3, 1, 1, 1],
+           scores=[0.0, 0.0, 0.0, -2.0, -3.0, -1.0], add_space_prefix=False)
+
+
+@pytest.mark.parametrize("file, ids", [
+    (BPE, [2]),
+    (BPE | dict(bos_token_id=3), [2]),
+    (BPE | dict(bos_token_id=3, add_bos_token=True), [3, 2]),
+    (BPE | dict(bos_token_id=3, pre="llama-bpe"), [3, 2]),
+    (BPE | dict(bos_token_id=3, pre="llama-bpe", add_bos_token=False), [2]),
+    (BPE | dict(bos_token_id=3, eos_token_id=4, pre="tekken", add_eos_token=True), [3, 2, 4]),
+    (SPM, [1, 5]),
+    (SPM | dict(add_bos_token=False), [5]),
+    (SPM | dict(bos_token_id=0, add_eos_token=True), [0, 5, 2]),
+])
+def test_bos_and_eos(tool, tmp_path, file, ids):
+    model = write_vocabulary(tmp_path / "v.gguf", **file)
+    assert encode(tool, model, ["ab"], "bos") == [ids]
+    assert encode(tool, model, ["ab"]) == [[i for i in ids if file["tokens"][i] == "ab"]]
+
+
+@pytest.mark.parametrize("file, key, about", [
+    (BPE | dict(model=None), "tokenizer.ggml.model", "missing"),
+    (BPE | dict(model="t5"), "tokenizer.ggml.model", "'t5' is not supported (known: gpt2, llama)"),
+    (BPE | dict(pre="new"), "tokenizer.ggml.pre", "'new' is not supported (known: default gpt-2 "),
+    (BPE | dict(pre="llama"), "tokenizer.ggml.pre", "'llama' is not supported"),
+    (BPE | dict(tokens=None), "tokenizer.ggml.tokens", "missing"),
+    (BPE | dict(tokens=[1, 2]), "tokenizer.ggml.tokens", "not an array of strings"),
+    (BPE | dict(types=[1, 1]), "tokenizer.ggml.token_type", "2 entries, but there are 5 tokens"),
+    (BPE | dict(types=[1, 1, 1, 1, 9]), "tokenizer.ggml.token_type", "type 9 for token 4"),
+    (BPE | dict(types=["x"] * 5), "tokenizer.ggml.token_type", "not an array of 32-bit integers"),
+    (BPE | dict(merges=None), "tokenizer.ggml.merges", "missing"),
+    (BPE | dict(merges=["a b", "ab"]), "tokenizer.ggml.merges", "entry 1 is not two tokens"),
+    (BPE | dict(merges=["a b", "b a"]), "tokenizer.ggml.merges", "entry 1, 'b a', makes a token"),
+    (BPE | dict(merges=["a b", "a " + "b" * 99]), "tokenizer.ggml.merges", "entry 1, "),
+    (BPE | dict(bos_token_id=5), "tokenizer.ggml.bos_token_id", "is 5, but there are 5 tokens"),
+    (BPE | dict(eos_token_id=99), "tokenizer.ggml.eos_token_id", "is 99, but"),
+    (BPE | dict(eot_token_id=1 << 31), "tokenizer.ggml.eot_token_id", "is 2147483648, but"),
+    (SPM | dict(scores=None), "tokenizer.ggml.scores", "missing"),
+    (SPM | dict(scores=[0.0]), "tokenizer.ggml.scores", "1 entries, but there are 6 tokens"),
+    (SPM | dict(types=None), "tokenizer.ggml.token_type", "missing"),
+    (SPM | dict(unknown_token_id=6), "tokenizer.ggml.unknown_token_id", "is 6, but"),
+])
+def test_a_bad_vocabulary_is_one_line_that_names_the_key(tool, tmp_path, file, key, about):
+    model = write_vocabulary(tmp_path / "v.gguf", **file)
+    done = subprocess.run([tool, model, "ids"], input=pack(["ab"]), capture_output=True)
+    message = done.stderr.decode()
+    assert done.returncode == 1 and done.stdout == b""
+    assert message.startswith(f"{model}: {key}") and about in message and message.count("\n") == 1

@@ -76,8 +76,8 @@ static int read_rule(struct merge_rule *rule, struct gguf_string text, size_t i,
                      struct error *err) {
     const char *space = text.len >= 3 ? memchr(text.data + 1, ' ', text.len - 2) : NULL;
     if (!space || text.len > UINT32_MAX) {
-        return fail(err, "%s: %s: entry %zu is not two tokens with a space between", gguf_path(file), MERGES_KEY,
-                    i);
+        return fail(err, "%s: %s: entry %zu is not two tokens with a space between", gguf_path(file),
+                    MERGES_KEY, i);
     }
     rule->text = text.data;
     rule->len = (uint32_t)text.len;
@@ -167,7 +167,8 @@ static bool find_pair(const void *context, const struct symbol *left, const stru
         }
         const struct merge_rule *rule = &bpe->rules[slots[i].index];
         if (rule->left_len == l->len && rule->len == l->len + 1 + r->len &&
-            memcmp(rule->text, l->text, l->len) == 0 && memcmp(rule->text + l->len + 1, r->text, r->len) == 0) {
+            memcmp(rule->text, l->text, l->len) == 0 &&
+            memcmp(rule->text + l->len + 1, r->text, r->len) == 0) {
             *priority = (uint32_t)slots[i].index;
             *merged = rule->merged;
             return true;
@@ -228,7 +229,8 @@ static int encode_word(void *context, const char *text, size_t begin, size_t end
     return 0;
 }
 
-int bpe_encode(const struct bpe *bpe, const char *text, size_t len, struct token_list *out, struct error *err) {
+int bpe_encode(const struct bpe *bpe, const char *text, size_t len, struct token_list *out,
+               struct error *err) {
     struct encoding e = {.bpe = bpe, .out = out, .err = err};
     e.spelled = malloc((size_t)bpe->vocab->max_len + 3);
     if (!e.spelled) {

@@ -31,7 +31,8 @@ void bpe_free(struct bpe *bpe);
 
 /* Appends the tokens of text[0..len), which holds no special ones. A byte that
  * the vocabulary has no token for is left out, as `tokenizers` does. */
-int bpe_encode(const struct bpe *bpe, const char *text, size_t len, struct token_list *out, struct error *err);
+int bpe_encode(const struct bpe *bpe, const char *text, size_t len, struct token_list *out,
+               struct error *err);
 
 /* The bytes that a token's text spells: at most `size` of them go to buf. Returns how many there are. */
 size_t bpe_spell(const char *text, size_t len, char *buf, size_t size);

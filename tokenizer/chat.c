@@ -64,16 +64,18 @@ static const struct layout mistral_tekken = {
 };
 
 static const struct layout zephyr = {
-    "zephyr", "<|system|>\n", "{eos}\n", "<|user|>\n", "{eos}\n", "<|assistant|>\n", "{eos}\n", false, false, false,
+    "zephyr", "<|system|>\n", "{eos}\n", "<|user|>\n", "{eos}\n",
+    "<|assistant|>\n", "{eos}\n", false, false, false,
 };
 
 static const struct layout phi3 = {
-    "phi3", "<|system|>\n", "<|end|>\n", "<|user|>\n", "<|end|>\n", "<|assistant|>\n", "<|end|>\n", false, false, false,
+    "phi3", "<|system|>\n", "<|end|>\n", "<|user|>\n", "<|end|>\n",
+    "<|assistant|>\n", "<|end|>\n", false, false, false,
 };
 
 static const struct layout gemma = {
-    "gemma", "", "\n\n", "<start_of_turn>user\n", "<end_of_turn>\n", "<start_of_turn>model\n", "<end_of_turn>\n",
-    true, false, true,
+    "gemma", "", "\n\n", "<start_of_turn>user\n", "<end_of_turn>\n",
+    "<start_of_turn>model\n", "<end_of_turn>\n", true, false, true,
 };
 
 struct chat_format {
@@ -103,7 +105,10 @@ static const struct layout *recognise_inst(struct gguf_string text) {
     }
     if (contains(text, "[AVAILABLE_TOOLS]") || contains(text, " [INST] \" + system_message") ||
         contains(text, " [INST] ' + system_message")) {
-        return contains(text, " [INST]") ? &mistral_v1 : contains(text, "\"[INST]\"") ? &mistral_tekken : &mistral_v3;
+        if (contains(text, " [INST]")) {
+            return &mistral_v1;
+        }
+        return contains(text, "\"[INST]\"") ? &mistral_tekken : &mistral_v3;
     }
     if (contains(text, "<<SYS>>")) {
         return &llama2;

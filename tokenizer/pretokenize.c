@@ -397,7 +397,8 @@ static const struct pre_tokenizer pre_tokenizers[] = {
     {"deepseek-llm ",
      {rule_newline, rule_deepseek_letters, rule_deepseek_punct, rule_trailing_space, rule_cjk, rule_digits},
      false, false},
-    {"deepseek-coder ", {rule_newline, rule_spaced_letters, rule_spaced_punct, rule_cjk, rule_digit}, false, false},
+    {"deepseek-coder ", {rule_newline, rule_spaced_letters, rule_spaced_punct, rule_cjk, rule_digit},
+     false, false},
     {"falcon ", {rule_falcon_punct, rule_gpt2, rule_three_digits}, false, false},
 };
 

@@ -26,8 +26,8 @@ static int load_priorities(struct spm *spm, const struct gguf *file, struct erro
         return fail(err, "%s: %s is missing or not an array of float32", gguf_path(file), SCORES_KEY);
     }
     if (array.n != (size_t)spm->vocab->n) {
-        return fail(err, "%s: %s has %zu entries, but there are %d tokens", gguf_path(file), SCORES_KEY, array.n,
-                    spm->vocab->n);
+        return fail(err, "%s: %s has %zu entries, but there are %d tokens", gguf_path(file), SCORES_KEY,
+                    array.n, spm->vocab->n);
     }
     spm->priorities = malloc(array.n * sizeof *spm->priorities);
     if (!spm->priorities) {
@@ -171,7 +171,8 @@ static int push_symbols(const struct spm *spm, const char *text, const struct me
     return 0;
 }
 
-int spm_encode(const struct spm *spm, const char *text, size_t len, struct token_list *out, struct error *err) {
+int spm_encode(const struct spm *spm, const char *text, size_t len, struct token_list *out,
+               struct error *err) {
     size_t n;
     char *escaped = escape(spm, text, len, &n);
     struct merge_work work = {0};
@@ -203,7 +204,8 @@ size_t spm_spell(const struct spm *spm, int id, char *buf, size_t size) {
     }
     size_t n = 0;
     for (uint32_t i = 0; i < token->len; n++) {
-        bool space = token->len - i >= SPACE_MARK_LEN && memcmp(token->text + i, space_mark, SPACE_MARK_LEN) == 0;
+        bool space = token->len - i >= SPACE_MARK_LEN &&
+                     memcmp(token->text + i, space_mark, SPACE_MARK_LEN) == 0;
         if (n < size) {
             buf[n] = space ? ' ' : token->text[i];
         }

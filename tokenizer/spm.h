@@ -26,7 +26,8 @@ void spm_free(struct spm *spm);
 
 /* Appends the tokens of text[0..len), which holds no control tokens. It is
  * the beginning of a text, or follows a control token. */
-int spm_encode(const struct spm *spm, const char *text, size_t len, struct token_list *out, struct error *err);
+int spm_encode(const struct spm *spm, const char *text, size_t len, struct token_list *out,
+               struct error *err);
 
 /* The bytes that a token stands for: at most `size` of them go to buf. Returns how many there are. */
 size_t spm_spell(const struct spm *spm, int id, char *buf, size_t size);

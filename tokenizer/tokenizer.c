@@ -91,18 +91,13 @@ static int load_special_ids(struct tokenizer *t, const struct gguf *file, struct
 
 /* GGUF has no key for how Phi-3 treats white space: known from the model's name, as in llama.cpp. */
 static bool is_phi3(const struct gguf *file) {
-    struct gguf_string name;
-    if (!gguf_get_string(file, "general.name", &name)) {
-        return false;
+    struct gguf_string name = {"", 0};
+    char lower[128] = "";
+    gguf_get_string(file, "general.name", &name);
+    for (size_t i = 0; i < name.len && i + 1 < sizeof lower; i++) {
+        lower[i] = (char)tolower((unsigned char)name.data[i]);
     }
-    for (size_t i = 0; i + 4 <= name.len; i++) {
-        const char *c = name.data + i;
-        if (tolower((unsigned char)c[0]) == 'p' && tolower((unsigned char)c[1]) == 'h' &&
-            tolower((unsigned char)c[2]) == 'i' && (c[3] == '3' || (c[3] == '-' && i + 5 <= name.len && c[4] == '3'))) {
-            return true;
-        }
-    }
-    return false;
+    return strstr(lower, "phi-3") || strstr(lower, "phi3");
 }
 
 /* SentencePiece's user-defined tokens are part of its text, except that
@@ -111,10 +106,10 @@ static int load_special_sets(struct tokenizer *t, const struct gguf *file, struc
     t->strip_after_special = t->is_spm && is_phi3(file);
     unsigned always = t->is_spm && !t->strip_after_special ? 0 : 1 << TOKEN_USER_DEFINED;
     unsigned special = always | 1 << TOKEN_CONTROL | 1 << TOKEN_UNKNOWN;
-    if (token_set_init(&t->always, &t->vocab, always, err) || token_set_init(&t->special, &t->vocab, special, err)) {
+    if (token_set_init(&t->always, &t->vocab, always, err)) {
         return -1;
     }
-    return 0;
+    return token_set_init(&t->special, &t->vocab, special, err);
 }
 
 static int load(struct tokenizer *t, const struct gguf *file, struct error *err) {
@@ -126,7 +121,8 @@ static int load(struct tokenizer *t, const struct gguf *file, struct error *err)
     if (!t->is_spm && !(model.len == 4 && memcmp(model.data, "gpt2", 4) == 0)) {
         char quoted[64];
         gguf_quote(model, quoted, sizeof quoted);
-        return fail(err, "%s: tokenizer.ggml.model %s is not supported (known: gpt2, llama)", gguf_path(file), quoted);
+        return fail(err, "%s: tokenizer.ggml.model %s is not supported (known: gpt2, llama)", gguf_path(file),
+                    quoted);
     }
     if (vocab_load(&t->vocab, file, t->is_spm, err) ||
         (t->is_spm ? spm_load(&t->spm, &t->vocab, file, err) : bpe_load(&t->bpe, &t->vocab, file, err)) ||
@@ -219,8 +215,8 @@ static bool strips_after(const struct tokenizer *t, int id) {
     return t->strip_after_special;
 }
 
-static int encode_text(const struct tokenizer *t, const char *text, size_t len, const struct token_set *special,
-                       struct token_list *out, struct error *err) {
+static int encode_text(const struct tokenizer *t, const char *text, size_t len,
+                       const struct token_set *special, struct token_list *out, struct error *err) {
     size_t plain = 0, pos = 0; /* text[plain..pos) has no special token */
     while (pos < len) {
         int id = token_set_match(special, &t->vocab, text + pos, len - pos);
@@ -243,8 +239,8 @@ static int encode_text(const struct tokenizer *t, const char *text, size_t len, 
     return encode_plain(t, text + plain, len - plain, out, err);
 }
 
-int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_bos, bool parse_special,
-                     struct token_list *out, struct error *err) {
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_bos,
+                     bool parse_special, struct token_list *out, struct error *err) {
     if (len > MAX_TEXT) {
         return fail(err, "a text of %zu bytes is too long to tokenize at once; at most %zu", len, MAX_TEXT);
     }

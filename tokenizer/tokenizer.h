@@ -45,8 +45,8 @@ void token_list_free(struct token_list *list);
  * with EOS) where the checkpoint asks for it. parse_special: control tokens
  * written out in the text ("<|im_start|>") become that token; user-defined
  * tokens always do. */
-int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_bos, bool parse_special,
-                     struct token_list *out, struct error *err);
+int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_bos,
+                     bool parse_special, struct token_list *out, struct error *err);
 
 /* The bytes that one token stands for; they may be part of a UTF-8 sequence,
  * so print them through a utf8_stream. Control tokens give none unless

@@ -66,25 +66,31 @@ static int read_types(struct vocab *vocab, const struct gguf *file, struct error
         return fail(err, "%s: %s is not an array of 32-bit integers", gguf_path(file), TYPES_KEY);
     }
     if (array.n != (size_t)vocab->n) {
-        return fail(err, "%s: %s has %zu entries, but there are %d tokens", gguf_path(file), TYPES_KEY, array.n,
-                    vocab->n);
+        return fail(err, "%s: %s has %zu entries, but there are %d tokens", gguf_path(file), TYPES_KEY,
+                    array.n, vocab->n);
     }
     for (int i = 0; i < vocab->n; i++) {
         int64_t type = gguf_array_int(&array, (size_t)i);
         if (type < 0 || type > TOKEN_BYTE) {
-            return fail(err, "%s: %s has type %lld for token %d; known are 0 to %d", gguf_path(file), TYPES_KEY,
-                        (long long)type, i, TOKEN_BYTE);
+            return fail(err, "%s: %s has type %lld for token %d (known: 0 to %d)", gguf_path(file),
+                        TYPES_KEY, (long long)type, i, TOKEN_BYTE);
         }
         vocab->types[i] = type ? (uint8_t)type : TOKEN_NORMAL;
     }
     return 0;
 }
 
+/* Is this a user-defined token with a space in it? */
+static bool needs_escape(const struct vocab *vocab, int i) {
+    const struct token *token = &vocab->tokens[i];
+    return vocab->types[i] == TOKEN_USER_DEFINED && token->len > 0 && memchr(token->text, ' ', token->len);
+}
+
 /* Gives user-defined tokens "▁" (3 bytes) for each space. */
 static int escape_user_defined(struct vocab *vocab, struct error *err) {
     size_t room = 0;
     for (int i = 0; i < vocab->n; i++) {
-        if (vocab->types[i] == TOKEN_USER_DEFINED && memchr(vocab->tokens[i].text, ' ', vocab->tokens[i].len)) {
+        if (needs_escape(vocab, i)) {
             room += 3 * (size_t)vocab->tokens[i].len;
         }
     }
@@ -98,7 +104,7 @@ static int escape_user_defined(struct vocab *vocab, struct error *err) {
     char *out = vocab->escaped;
     for (int i = 0; i < vocab->n; i++) {
         struct token *token = &vocab->tokens[i];
-        if (vocab->types[i] != TOKEN_USER_DEFINED || !memchr(token->text, ' ', token->len)) {
+        if (!needs_escape(vocab, i)) {
             continue;
         }
         char *begin = out;
@@ -211,8 +217,8 @@ void token_set_free(struct token_set *set) {
 
 /* The first of ids[low..high) whose byte at `depth` is at least `byte`; all of
  * them share the bytes before, and those that end there come first. */
-static int lower_bound(const struct token_set *set, const struct vocab *vocab, int low, int high, uint32_t depth,
-                       int byte) {
+static int lower_bound(const struct token_set *set, const struct vocab *vocab, int low, int high,
+                       uint32_t depth, int byte) {
     while (low < high) {
         int middle = low + (high - low) / 2;
         const struct token *token = &vocab->tokens[set->ids[middle]];
