@@ -2,6 +2,10 @@
 #include "attend_avx512.h"
 #include "attend_tile.h"
 
+#define QK qk_any
+#define PV pv_any
+#include "attend_few.h"
+
 const struct attend_kernels attend_avx512 = {
     .isa = "avx512",
     .store = simd_store,

@@ -7,9 +7,13 @@
  * block. All sums are in int32, the softmax is in float32. The float32 twin of
  * everything here is attend_tile.h.
  *
- * Decoding reads q8_0 and q4_0 keys as they are (attend_decode_i8.h). */
+ * Decoding takes the products of q8_0 and q4_0 keys with queries in 8 bits. */
 #include "attend_avx512.h"
-#include "attend_simd.h"
+#include "attend_qk_avx512vnni.h"
+
+#define QK qk_i8
+#define PV pv_any
+#include "attend_few.h"
 
 #define QUADS (ATTEND_BLOCK / 4)  /* groups of 4 entries */
 #define MAX_PARTS (KV_MAX_DIM / KV_BLOCK)
@@ -47,16 +51,6 @@ static struct block block_at(int d, const void *base) {
     b.k_offset = (int32_t *)(b.k_scale + ATTEND_BLOCK * parts);
     b.v_scale = (float *)(b.k_offset + ATTEND_BLOCK * parts);
     return b;
-}
-
-/* 32 floats as scale * integers of at most 127 in magnitude. */
-static inline float quantize_part(const float *x, __m512i out[2]) {
-    vec a = v_load(x), b = v_load(x + LANES);
-    float most = v_max_lane(v_max(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-    vec inverse = v_set(most > 0 ? 127 / most : 0);
-    out[0] = _mm512_cvtps_epi32(v_mul(a, inverse));
-    out[1] = _mm512_cvtps_epi32(v_mul(b, inverse));
-    return most / 127;
 }
 
 static void pack_key(const struct kv_view *kv, int entry, const struct block *b, int i) {
@@ -129,14 +123,6 @@ struct tile_i8 {
     _Alignas(64) float max[TILE_ROWS], sum[TILE_ROWS], limit[TILE_ROWS];
     _Alignas(64) float shrink[TILE_ROWS], grow[TILE_ROWS]; /* of the sums so far; of this block's */
 };
-
-/* Sums in an array of __m512i, whose lanes are 64 bits wide to the compiler,
- * would live in memory with gcc 12. */
-typedef int ints __attribute__((vector_size(64)));
-
-INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
-    return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
-}
 
 /* Four bytes for all lanes. */
 INLINE __m512i broadcast4(const void *p) {

@@ -29,17 +29,24 @@
 
 /* ---- stored rows ---------------------------------------------------------------- */
 
-/* LANES values of a stored row, from channel c on. */
-INLINE vec load_at(enum kv_type type, const uint8_t *row, int c) {
+INLINE bool quantized(enum kv_type type) { return type == KV_Q8_0 || type == KV_Q4_0; }
+
+INLINE size_t quant_bytes(enum kv_type type) { return type == KV_Q8_0 ? KV_Q8_0_BYTES : KV_Q4_0_BYTES; }
+
+/* LANES values of a stored row from channel c on; without the scale of their
+ * block where the type is quantised. */
+INLINE vec load_codes(enum kv_type type, const uint8_t *row, int c) {
     if (type == KV_F32) return v_load((const float *)row + c);
     if (type == KV_F16) return v_load_f16(row + 2 * c);
-    if (type == KV_Q8_0) {
-        const uint8_t *block = row + c / KV_BLOCK * KV_Q8_0_BYTES;
-        return v_mul(v_set_f16(block), v_load_i8(block + 2 + c % KV_BLOCK));
-    }
-    const uint8_t *block = row + c / KV_BLOCK * KV_Q4_0_BYTES, *codes = block + 2 + c % (KV_BLOCK / 2);
-    vec code = c % KV_BLOCK < KV_BLOCK / 2 ? v_load_low4(codes) : v_load_high4(codes);
-    return v_mul(v_set_f16(block), v_sub(code, v_set(8)));
+    const uint8_t *codes = row + c / KV_BLOCK * (int)quant_bytes(type) + 2;
+    if (type == KV_Q8_0) return v_load_i8(codes + c % KV_BLOCK);
+    codes += c % (KV_BLOCK / 2);
+    return v_sub(c % KV_BLOCK < KV_BLOCK / 2 ? v_load_low4(codes) : v_load_high4(codes), v_set(8));
+}
+
+INLINE vec load_at(enum kv_type type, const uint8_t *row, int c) {
+    vec x = load_codes(type, row, c);
+    return quantized(type) ? v_mul(v_set_f16(row + c / KV_BLOCK * (int)quant_bytes(type)), x) : x;
 }
 
 static void simd_load(enum kv_type type, int d, const uint8_t *row, float *out) {
@@ -71,7 +78,7 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 struct entries {
     int n, d;
     size_t ahead_k, ahead_v;             /* bytes from an entry to the one to prefetch; 0: none */
-    const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK]; /* stored rows; the last is repeated up to a multiple of 4 */
+    const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK]; /* stored rows; the last is repeated up to a multiple of 16 */
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
 };
 
@@ -101,29 +108,55 @@ INLINE void qk_entries(enum kv_type type, int R, struct entries *e, const float 
 }
 
 /* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. */
-INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e, const float *shrink,
-                        float *const *acc, int c) {
+INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e, float (*p)[ATTEND_BLOCK],
+                        const float *shrink, float *const *acc, int c) {
     vec sum[FEW][CHANNELS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
-        UNROLL for (int j = 0; j < C; j++) v[j] = load_at(type, e->v[i], c + j * LANES);
+        UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
         UNROLL for (int r = 0; r < R; r++) {
-            vec p = v_set(e->p[r][i]);
-            UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_fma(p, v[j], sum[r][j]);
+            vec w = v_set(p[r][i]);
+            UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_fma(w, v[j], sum[r][j]);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < C; j++) v_store(acc[r] + c + j * LANES, sum[r][j]);
 }
 
-INLINE void pv_entries(enum kv_type type, int R, const struct entries *e, const float *shrink,
-                       float *const *acc) {
+/* scaled[r][i] = p[r][i] * the scale of block c / KV_BLOCK of value i. */
+INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int c, float (*scaled)[ATTEND_BLOCK]) {
+    _Alignas(64) uint16_t scales[ATTEND_BLOCK];
+    int padded = (e->n + LANES - 1) / LANES * LANES;
+    for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + c / KV_BLOCK * (int)quant_bytes(type), 2);
+    for (int i = e->n; i < padded; i++) scales[i] = 0;
+    for (int i = 0; i < padded; i += LANES) {
+        vec scale = v_load_f16((const uint8_t *)(scales + i));
+        UNROLL for (int r = 0; r < R; r++) v_store(scaled[r] + i, v_mul(scale, v_load(e->p[r] + i)));
+    }
+}
+
+INLINE void pv_entries(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
+    _Alignas(64) float scaled[FEW][ATTEND_BLOCK];
+    enum { PAIR = 2 }; /* vectors that divide a quantised block on every machine */
+    size_t bytes = kv_row_bytes(type, e->d);
+    for (int i = 0; i < e->n; i++) prefetch_row(e->v[i], e->ahead_v, bytes);
     int c = 0;
-    for (; c + CHANNELS * LANES <= e->d; c += CHANNELS * LANES)
-        pv_channels(type, R, CHANNELS, e, shrink, acc, c);
-    for (; c < e->d; c += LANES) pv_channels(type, R, 1, e, shrink, acc, c);
+    if (!quantized(type)) {
+        for (; c + CHANNELS * LANES <= e->d; c += CHANNELS * LANES)
+            pv_channels(type, R, CHANNELS, e, e->p, shrink, acc, c);
+        for (; c < e->d; c += LANES) pv_channels(type, R, 1, e, e->p, shrink, acc, c);
+        return;
+    }
+    for (; c + PAIR * LANES <= e->d; c += PAIR * LANES) {
+        if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
+        pv_channels(type, R, PAIR, e, scaled, shrink, acc, c);
+    }
+    for (; c < e->d; c += LANES) {
+        if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
+        pv_channels(type, R, 1, e, scaled, shrink, acc, c);
+    }
 }
 
 /* Calls f with the row count and the type as constants, so that the compiler makes one copy for each. */
@@ -146,109 +179,8 @@ static void qk_any(enum kv_type type, int R, struct entries *e, const float *con
     BY_TYPE(qk_entries, type, R, e, q)
 }
 
-static void pv_any(enum kv_type type, int R, const struct entries *e, const float *shrink, float *const *acc) {
+static void pv_any(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
     BY_TYPE(pv_entries, type, R, e, shrink, acc)
-}
-
-/* Scores of a row's first `seen` entries become weights; the others get none.
- * Brings max and sum of the state up to date; returns what shrinks its sums. */
-static float softmax_entries(float *p, int n, int seen, float *state) {
-    if (seen <= 0) {
-        memset(p, 0, sizeof *p * ATTEND_BLOCK);
-        return 1;
-    }
-    int padded = (n + LANES - 1) / LANES * LANES;
-    for (int i = seen; i < padded; i++) p[i] = NEVER;
-    vec top = v_load(p);
-    for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));
-    float old = state[ATTEND_MAX], max = v_max_lane(top);
-    if (max < old) max = old;
-    vec shift = v_set(max), sum = v_zero();
-    for (int i = 0; i < padded; i += LANES) {
-        vec w = v_exp(v_sub(v_load(p + i), shift));
-        sum = v_add(sum, w);
-        v_store(p + i, w);
-    }
-    float shrink = max > old ? expf(old - max) : 1;
-    state[ATTEND_MAX] = max;
-    state[ATTEND_SUM] = state[ATTEND_SUM] * shrink + v_sum(sum);
-    return shrink;
-}
-
-/* Entries begin .. begin + n - 1, or those that index lists. */
-static void point_at(struct entries *e, const struct kv_view *kv, const int *index, int begin, int n) {
-    e->n = n;
-    e->d = kv->d;
-    for (int i = 0; i < (n + 3) / 4 * 4; i++) {
-        size_t entry = (size_t)(index ? index[i < n ? i : n - 1] : begin + (i < n ? i : n - 1));
-        e->k[i] = kv->k + entry * kv->k_row_bytes;
-        e->v[i] = kv->v + entry * kv->v_row_bytes;
-    }
-    e->ahead_k = index ? 0 : ATTEND_BLOCK * kv->k_row_bytes;
-    e->ahead_v = index ? 0 : ATTEND_BLOCK * kv->v_row_bytes;
-}
-
-/* Up to FEW rows attend to the entries; `first` is the index of the first, or
- * -1 where all rows see all of them. */
-static void attend_entries(const struct kv_view *kv, struct entries *e, const struct attend_row *rows, int R,
-                           int first) {
-    const float *q[FEW];
-    float *acc[FEW], shrink[FEW];
-    UNROLL for (int r = 0; r < R; r++) {
-        q[r] = rows[r].q;
-        acc[r] = rows[r].state + ATTEND_ACC;
-    }
-    qk_any(kv->type_k, R, e, q);
-    UNROLL for (int r = 0; r < R; r++) {
-        int seen = first < 0 || rows[r].limit - first > e->n ? e->n : rows[r].limit - first;
-        shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state);
-    }
-    pv_any(kv->type_v, R, e, shrink, acc);
-}
-
-static void simd_range(const struct kv_view *kv, int begin, int end, const struct attend_row *rows, int m) {
-    if (kv->d % LANES) {
-        attend_c.range(kv, begin, end, rows, m);
-        return;
-    }
-    struct entries e;
-    for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-        for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
-    }
-}
-
-static void simd_list(const struct kv_view *kv, const int *index, int n, const float *q, float *state) {
-    if (kv->d % LANES) {
-        attend_c.list(kv, index, n, q, state);
-        return;
-    }
-    struct entries e;
-    struct attend_row row = {.q = q, .state = state};
-    for (int i = 0; i < n; i += ATTEND_BLOCK) {
-        point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
-        attend_entries(kv, &e, &row, 1, -1);
-    }
-}
-
-static void simd_scores(const struct kv_view *kv, int begin, int end, const float *q, size_t q_stride, int m,
-                        float *scores, size_t stride) {
-    if (kv->d % LANES) {
-        attend_c.scores(kv, begin, end, q, q_stride, m, scores, stride);
-        return;
-    }
-    struct entries e;
-    for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-        for (int r = 0; r < m; r += FEW) {
-            int R = m - r < FEW ? m - r : FEW;
-            const float *rows[FEW];
-            UNROLL for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
-            qk_any(kv->type_k, R, &e, rows);
-            UNROLL for (int j = 0; j < R; j++)
-                memcpy(scores + (size_t)(r + j) * stride + (i - begin), e.p[j], (size_t)e.n * sizeof(float));
-        }
-    }
 }
 
 /* ---- many rows: lanes are rows ---------------------------------------------------- */

@@ -1,0 +1,112 @@
+/* attend_few.h - range(), list() and scores() of attend.h for any vector width.
+ *
+ * The file that includes it names the two products of a block of entries:
+ *
+ *     QK(type, R, e, q)            e->p[r][i] = q[r] . k_i
+ *     PV(type, R, e, shrink, acc)  acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i
+ *
+ * which are qk_any() and pv_any() of attend_simd.h or something faster. */
+#pragma once
+
+#include "attend_simd.h"
+
+/* Scores of a row's first `seen` entries become weights; the others get none.
+ * Brings max and sum of the state up to date; returns what shrinks its sums. */
+static float softmax_entries(float *p, int n, int seen, float *state) {
+    if (seen <= 0) {
+        memset(p, 0, sizeof *p * ATTEND_BLOCK);
+        return 1;
+    }
+    int padded = (n + LANES - 1) / LANES * LANES;
+    for (int i = seen; i < padded; i++) p[i] = NEVER;
+    vec top = v_load(p);
+    for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));
+    float old = state[ATTEND_MAX], max = v_max_lane(top);
+    if (max < old) max = old;
+    vec shift = v_set(max), sum = v_zero();
+    for (int i = 0; i < padded; i += LANES) {
+        vec w = v_exp(v_sub(v_load(p + i), shift));
+        sum = v_add(sum, w);
+        v_store(p + i, w);
+    }
+    float shrink = max > old ? expf(old - max) : 1;
+    state[ATTEND_MAX] = max;
+    state[ATTEND_SUM] = state[ATTEND_SUM] * shrink + v_sum(sum);
+    return shrink;
+}
+
+/* Entries begin .. begin + n - 1, or those that index lists. */
+static void point_at(struct entries *e, const struct kv_view *kv, const int *index, int begin, int n) {
+    e->n = n;
+    e->d = kv->d;
+    for (int i = 0; i < (n + 15) / 16 * 16; i++) {
+        size_t entry = (size_t)(index ? index[i < n ? i : n - 1] : begin + (i < n ? i : n - 1));
+        e->k[i] = kv->k + entry * kv->k_row_bytes;
+        e->v[i] = kv->v + entry * kv->v_row_bytes;
+    }
+    e->ahead_k = index ? 0 : ATTEND_BLOCK * kv->k_row_bytes;
+    e->ahead_v = index ? 0 : ATTEND_BLOCK * kv->v_row_bytes;
+}
+
+/* Up to FEW rows attend to the entries; `first` is the index of the first, or
+ * -1 where all rows see all of them. */
+static void attend_entries(const struct kv_view *kv, struct entries *e, const struct attend_row *rows, int R,
+                           int first) {
+    const float *q[FEW];
+    float *acc[FEW], shrink[FEW];
+    for (int r = 0; r < R; r++) {
+        q[r] = rows[r].q;
+        acc[r] = rows[r].state + ATTEND_ACC;
+    }
+    QK(kv->type_k, R, e, q);
+    for (int r = 0; r < R; r++) {
+        int seen = first < 0 || rows[r].limit - first > e->n ? e->n : rows[r].limit - first;
+        shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state);
+    }
+    PV(kv->type_v, R, e, shrink, acc);
+}
+
+static void simd_range(const struct kv_view *kv, int begin, int end, const struct attend_row *rows, int m) {
+    if (kv->d % LANES) {
+        attend_c.range(kv, begin, end, rows, m);
+        return;
+    }
+    struct entries e;
+    for (int i = begin; i < end; i += ATTEND_BLOCK) {
+        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+        for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
+    }
+}
+
+static void simd_list(const struct kv_view *kv, const int *index, int n, const float *q, float *state) {
+    if (kv->d % LANES) {
+        attend_c.list(kv, index, n, q, state);
+        return;
+    }
+    struct entries e;
+    struct attend_row row = {.q = q, .state = state};
+    for (int i = 0; i < n; i += ATTEND_BLOCK) {
+        point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
+        attend_entries(kv, &e, &row, 1, -1);
+    }
+}
+
+static void simd_scores(const struct kv_view *kv, int begin, int end, const float *q, size_t q_stride, int m,
+                        float *scores, size_t stride) {
+    if (kv->d % LANES) {
+        attend_c.scores(kv, begin, end, q, q_stride, m, scores, stride);
+        return;
+    }
+    struct entries e;
+    for (int i = begin; i < end; i += ATTEND_BLOCK) {
+        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+        for (int r = 0; r < m; r += FEW) {
+            int R = m - r < FEW ? m - r : FEW;
+            const float *rows[FEW];
+            for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
+            QK(kv->type_k, R, &e, rows);
+            for (int j = 0; j < R; j++)
+                memcpy(scores + (size_t)(r + j) * stride + (i - begin), e.p[j], (size_t)e.n * sizeof(float));
+        }
+    }
+}

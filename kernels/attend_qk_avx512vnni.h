@@ -1,0 +1,121 @@
+/* attend_qk_avx512vnni.h - scores of few rows against q8_0 and q4_0 keys, read
+ * as they are stored, in 8-bit integers. */
+#pragma once
+
+#include "attend_simd.h"
+
+/* Sums in an array of __m512i, whose lanes are 64 bits wide to the compiler,
+ * would live in memory with gcc 12. */
+typedef int ints __attribute__((vector_size(64)));
+
+INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
+}
+
+/* 32 floats as scale * integers of at most 127 in magnitude. */
+static inline float quantize_part(const float *x, __m512i out[2]) {
+    vec a = v_load(x), b = v_load(x + LANES);
+    float most = v_max_lane(v_max(_mm512_abs_ps(a), _mm512_abs_ps(b)));
+    vec inverse = v_set(most > 0 ? 127 / most : 0);
+    out[0] = _mm512_cvtps_epi32(v_mul(a, inverse));
+    out[1] = _mm512_cvtps_epi32(v_mul(b, inverse));
+    return most / 127;
+}
+
+/* A pair of key blocks, 64 channels, as unsigned bytes: 128 or 8 more than the value. */
+INLINE __m512i load_pair(enum kv_type type, const uint8_t *blocks) {
+    if (type == KV_Q8_0) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(blocks + 2));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(blocks + KV_Q8_0_BYTES + 2));
+        return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), _mm512_set1_epi8(-128));
+    }
+    __m128i a = _mm_loadu_si128((const __m128i *)(blocks + 2));
+    __m128i b = _mm_loadu_si128((const __m128i *)(blocks + KV_Q4_0_BYTES + 2));
+    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a), _mm_srli_epi16(a, 4), 1);
+    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(b), _mm_srli_epi16(b, 4), 1);
+    return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(15));
+}
+
+/* In each quarter, the sums over that quarter of a, b, c and d. */
+INLINE ints sum_quarters(const ints x[4]) {
+    __m512i a = (__m512i)x[0], b = (__m512i)x[1], c = (__m512i)x[2], d = (__m512i)x[3];
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    return (ints)_mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+/* From four of those, the sums of 16 keys over the first and the second half of the lanes. */
+INLINE void sum_halves(const ints x[4], __m512i half[2]) {
+    __m512i y[2];
+    UNROLL for (int j = 0; j < 2; j++) {
+        __m512i a = (__m512i)x[2 * j], b = (__m512i)x[2 * j + 1];
+        y[j] = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+    }
+    half[0] = _mm512_shuffle_i32x4(y[0], y[1], 0x88);
+    half[1] = _mm512_shuffle_i32x4(y[0], y[1], 0xdd);
+}
+
+/* A pair of blocks of the queries: values, what makes up for the keys' excess, scales. */
+struct query_pair {
+    __m512i q;
+    ints offset;
+    float scale[2];
+};
+
+INLINE struct query_pair quantize_pair(const float *q, int excess) {
+    struct query_pair p;
+    __m512i x[4];
+    p.scale[0] = quantize_part(q, x);
+    p.scale[1] = quantize_part(q + KV_BLOCK, x + 2);
+    _Alignas(64) int8_t bytes[2 * KV_BLOCK];
+    for (int i = 0; i < 4; i++) _mm_store_si128((__m128i *)bytes + i, _mm512_cvtepi32_epi8(x[i]));
+    p.q = _mm512_load_si512(bytes);
+    p.offset = -dot4((ints){0}, _mm512_set1_epi8((char)excess), p.q);
+    return p;
+}
+
+/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
+INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *const *q, int c) {
+    struct query_pair pair[FEW];
+    size_t at = (size_t)(c / KV_BLOCK) * quant_bytes(type);
+    for (int r = 0; r < R; r++) pair[r] = quantize_pair(q[r] + c, type == KV_Q8_0 ? 128 : 8);
+    for (int i = 0; i < e->n; i += LANES) {
+        ints sums[FEW][4];
+        _Alignas(32) uint16_t scales[2][LANES];
+        for (int j = 0; j < LANES; j++) {
+            const uint8_t *blocks = e->k[i + j] + at;
+            memcpy(&scales[0][j], blocks, 2);
+            memcpy(&scales[1][j], blocks + quant_bytes(type), 2);
+            prefetch_row(blocks, e->ahead_k, 64);
+        }
+        UNROLL for (int four = 0; four < 4; four++) {
+            __m512i k[4];
+            UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + at);
+            UNROLL for (int r = 0; r < R; r++) {
+                ints dots[4];
+                UNROLL for (int j = 0; j < 4; j++) dots[j] = dot4(pair[r].offset, k[j], pair[r].q);
+                sums[r][four] = sum_quarters(dots);
+            }
+        }
+        vec scale0 = v_load_f16((const uint8_t *)scales[0]), scale1 = v_load_f16((const uint8_t *)scales[1]);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m512i half[2];
+            sum_halves(sums[r], half);
+            vec s = v_mul(_mm512_cvtepi32_ps(half[0]), v_mul(scale0, v_set(pair[r].scale[0])));
+            s = v_fma(_mm512_cvtepi32_ps(half[1]), v_mul(scale1, v_set(pair[r].scale[1])), s);
+            v_store(e->p[r] + i, c ? v_add(s, v_load(e->p[r] + i)) : s);
+        }
+    }
+}
+
+INLINE void qk_pairs(enum kv_type type, int R, struct entries *e, const float *const *q) {
+    for (int c = 0; c < e->d; c += 2 * KV_BLOCK) qk_pair(type, R, e, q, c);
+}
+
+/* Where blocks don't come in pairs, or aren't quantised, in float32. */
+static void qk_i8(enum kv_type type, int R, struct entries *e, const float *const *q) {
+    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e, q);
+    else if (type == KV_Q8_0) BY_ROWS(qk_pairs, KV_Q8_0, R, e, q)
+    else if (type == KV_Q4_0) BY_ROWS(qk_pairs, KV_Q4_0, R, e, q)
+    else qk_any(type, R, e, q);
+}
