@@ -12,15 +12,18 @@
 
 #include "../kernels/kernels.h"
 
+#define LARGE (128 << 20)
+
 struct shape {
     const char *name;
-    int rows, cols, n;
+    int rows; /* 0: as many as LARGE bytes hold */
+    int cols, n;
 };
 
 static const struct shape shapes[] = {
-    {"decode 576", 131072, 576, 1}, {"decode 1536", 49152, 1536, 1}, {"decode in L2", 2048, 768, 1},
-    {"2 rows", 49152, 1536, 2},     {"8 rows", 1536, 1536, 8},
-    {"prompt 576", 1536, 576, 512}, {"prompt 1536", 576, 1536, 512},
+    {"decode 576", 0, 576, 1},        {"decode 1536", 0, 1536, 1}, {"decode in L2", 1024, 768, 1},
+    {"3 rows", 0, 1536, 3},           {"8 rows", 1536, 1536, 8},   {"prompt 576", 1536, 576, 512},
+    {"prompt 1536", 576, 1536, 512},
 };
 
 static const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q4_0, TENSOR_Q8_0, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q4_K,
@@ -76,7 +79,7 @@ static void measure(struct team *team, const struct kernels *k, enum tensor_type
     size_t bytes;
     if (!tensor_type_block(type, &elements, &bytes) || s->cols % elements) return;
     struct weight w = {.type = type, .rows = s->rows, .cols = s->cols, .row_bytes = (size_t)(s->cols / elements) * bytes};
-    if (s->n == 1 && s->rows > 20000 && bytes > (size_t)elements * 2) w.rows /= 2;
+    if (!w.rows) w.rows = (int)(LARGE / w.row_bytes);
     size_t total = w.row_bytes * (size_t)w.rows;
     uint8_t *data = allocate(total);
     fill(data, total, type);
@@ -89,7 +92,7 @@ static void measure(struct team *team, const struct kernels *k, enum tensor_type
     job.product = (struct product){&w, y, (size_t)w.rows, false};
     job.scratch = allocate((size_t)team_size(team) * matmul_scratch_bytes(s->cols));
     double best = 1e9, until = seconds() + 0.5;
-    if (total < 4 << 20 && s->n == 1) job.repeats = 50;
+    if (s->rows && s->n == 1) job.repeats = 50;
     do {
         double t = seconds();
         team_run(team, run_job, &job);

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 
 #include "simd.h"
-#include "transpose_avx512.h"
+#include "simd_avx512.h"
 
 #define TILE 12
 #define VECTORS (PANEL / 16)
@@ -18,8 +18,6 @@ INLINE __m512 load_floats(enum tensor_type type, const uint8_t *row, int i, __mm
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-INLINE __mmask16 first_lanes(int n) { return (__mmask16)(n < 16 ? (1 << n) - 1 : 0xffff); }
-
 /* Four rows at a time. */
 INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x, float *y,
                    bool add) {
@@ -28,18 +26,17 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
         const uint8_t *row[4];
         for (int i = 0; i < 4; i++) row[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int c = 0;
-        for (; c + 16 <= w->cols; c += 16)
+        for (; c + 16 <= w->cols; c += 16) {
+            prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
             for (int i = 0; i < 4; i++)
                 sum[i] = _mm512_fmadd_ps(load_floats(type, row[i], c, 0xffff), _mm512_loadu_ps(x + c), sum[i]);
+        }
         if (c < w->cols) {
             __mmask16 mask = first_lanes(w->cols - c);
             for (int i = 0; i < 4; i++)
                 sum[i] = _mm512_fmadd_ps(load_floats(type, row[i], c, mask), _mm512_maskz_loadu_ps(mask, x + c), sum[i]);
         }
-        for (int i = 0; i < 4 && r + i < end; i++) {
-            float dot = _mm512_reduce_add_ps(sum[i]);
-            y[r + i] = add ? y[r + i] + dot : dot;
-        }
+        store_four(y + r, sum_four(sum, _mm512_setzero_ps()), end - r < 4 ? end - r : 4, add);
     }
 }
 

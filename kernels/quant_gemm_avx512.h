@@ -11,7 +11,7 @@
 #include <immintrin.h>
 
 #include "quant_panel.h"
-#include "transpose_avx512.h"
+#include "simd_avx512.h"
 
 #define TILE 6
 #define VECTORS (PANEL / 16)

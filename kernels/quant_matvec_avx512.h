@@ -16,26 +16,7 @@
 
 #include "internal.h"
 #include "quants.h"
-#include "transpose_avx512.h"
-
-INLINE __m512 halves_to_floats(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
-
-/* The sum of each of four vectors. */
-INLINE __m128 sum_four(const __m512 v[4], __m512 lanes) {
-    __m512 s01 = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
-    __m512 s23 = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
-    __m512d lo = _mm512_unpacklo_pd(_mm512_castps_pd(s01), _mm512_castps_pd(s23));
-    __m512d hi = _mm512_unpackhi_pd(_mm512_castps_pd(s01), _mm512_castps_pd(s23));
-    __m512 s = _mm512_add_ps(lanes, _mm512_add_ps(_mm512_castpd_ps(lo), _mm512_castpd_ps(hi)));
-    __m256 t = _mm256_add_ps(_mm512_castps512_ps256(s), _mm512_extractf32x8_ps(s, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1));
-}
-
-INLINE void store_four(float *y, __m128 sum, int rows, bool add) {
-    __mmask8 mask = (__mmask8)((1 << rows) - 1);
-    if (add) sum = _mm_add_ps(sum, _mm_maskz_loadu_ps(mask, y));
-    _mm_mask_storeu_ps(y, mask, sum);
-}
+#include "simd_avx512.h"
 
 /* ---- formats in blocks of 32 --------------------------------------------------- */
 
@@ -191,6 +172,7 @@ INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, co
         for (int i = 0; i < 4; i++) p[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int b = 0;
         for (; b + 4 <= blocks; b += 4) {
+            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 16 * f->bytes);
             add_quad(type, f, &map, &x[b / 4], 4, p, &s);
             for (int i = 0; i < 4; i++) p[i] += 4 * f->bytes;
         }
@@ -310,6 +292,7 @@ INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, c
         const uint8_t *p[4];
         for (int i = 0; i < 4; i++) p[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         for (int b = 0; b < blocks; b++) {
+            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 4 * f->bytes);
             for (int i = 0; i < 4; i++) {
                 const uint8_t *block = p[i] + b * f->bytes;
                 sums[i] = type == TENSOR_Q6_K ? add_super_k6(&x[b], block, sums[i])

@@ -2,8 +2,7 @@
 #include <immintrin.h>
 
 #include "simd.h"
-
-static __mmask16 first_lanes(int n) { return (__mmask16)(n < 16 ? (1 << n) - 1 : 0xffff); }
+#include "simd_avx512.h"
 
 /* e^x to about one unit in the last place: 2^n times a polynomial in the rest
  * (the coefficients are those of Cephes' expf). */
