@@ -114,6 +114,15 @@ static struct attn_batch attention_batch(const struct session *s, const float *x
     };
 }
 
+/* --kv-evict, once a layer's attention has seen the batch: queries are rotated and scaled by then. */
+static void evict_block(struct worker *w, struct session *s, int l) {
+    const struct evict_batch batch = {
+        .n = s->n, .pos = s->n_past, .rope_pos = s->rope_pos, .prefill = s->phase != PHASE_GENERATE,
+        .prompt_end = s->phase == PHASE_PROMPT_END, .q = s->q, .rope = s->rope,
+    };
+    evict_step(s->evict, l, &batch, w);
+}
+
 /* x += Wo attention(norm(x)) */
 static void attention_block(struct worker *w, struct session *s, int l) {
     const struct config *c = &s->model->config;
@@ -132,6 +141,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
 
     struct attn_batch batch = attention_batch(s, x_norm);
     s->layers[l].mode->forward(&s->layers[l], &batch, w);
+    if (s->evict) evict_block(w, s, l);
 
     const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
     project(w, s, &out, 1, s->attn_out, s->n, (int)q_size);
@@ -161,7 +171,7 @@ static void embed(struct worker *w, struct session *s) {
         float *x = s->x + (size_t)i * c->n_embd;
         if (s->tokens[i] < c->n_vocab) weight_row(s->model->kernels, &s->model->token_embd, s->tokens[i], x);
         else weight_row(s->model->kernels, &s->landmark_embd, 0, x);
-        rope_table(&c->rope, s->n_past + i, s->rope + (size_t)i * 2 * c->rope.n_pairs);
+        rope_table(&c->rope, s->rope_pos + i, s->rope + (size_t)i * 2 * c->rope.n_pairs);
     }
     team_barrier(w);
 }
@@ -206,6 +216,8 @@ int session_forward(struct session *s, const int *tokens, int n, enum phase phas
         struct attn_layer *layer = &s->layers[l];
         if (layer->mode->reserve && layer->mode->reserve(layer, &batch, err)) return -1;
     }
+    if (s->evict && evict_reserve(s->evict, s->n, err)) return -1;
+    s->rope_pos = s->evict && s->evict->options->rerotate ? s->layers[0].cache.heads[0].n : s->n_past;
     team_run(s->team, forward, s);
     s->n_past += s->n;
     landmarks_drop(s, n);
@@ -289,8 +301,36 @@ static int choose_modes(struct session *s, struct error *err) {
     return 0;
 }
 
+static void tell_mode(void *owner, int head, const int *keep, int n) {
+    struct attn_layer *layer = owner;
+    layer->mode->dropped(layer, head, keep, n);
+}
+
+static int create_eviction(struct session *s, struct error *err) {
+    const struct config *c = &s->model->config;
+    const struct evict_shape shape = {
+        .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
+        .n_threads = s->options.n_threads, .type_k = s->options.type_k,
+        .rope = &c->rope, .attend = s->shape.attend,
+    };
+    if (evict_create(&s->evict, s->options.kv_evict, &shape, err)) return -1;
+    for (int l = 0; s->evict && l < c->n_layer; l++) {
+        struct attn_layer *layer = &s->layers[l];
+        const char *mode = layer->mode->name;
+        if (!layer->mode->evictable)
+            return fail_usage(err, "--kv-evict: layer %d has --attn %s, which decides by itself what it keeps; "
+                              "use dense, moba or topk there", l, mode);
+        if (layer->mode->dropped && s->evict->options->rerotate)
+            return fail_usage(err, "--kv-evict: rerotate=1 changes keys of which --attn %s (layer %d) keeps summaries; "
+                              "use rerotate=0 or dense attention", mode, l);
+        evict_attach(s->evict, l, &layer->cache, layer->mode->dropped ? tell_mode : NULL, layer);
+    }
+    return 0;
+}
+
 static int create_layers(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
+    if (create_eviction(s, err)) return -1;
     for (int l = 0; l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
         layer->scratch = s->attn_scratch;
@@ -337,6 +377,7 @@ void session_free(struct session *s) {
         }
         free(s->layers);
     }
+    evict_free(s->evict);
     team_free(s->team);
     free(s->history);
     free(s->buffers);
@@ -349,6 +390,7 @@ void session_reset(struct session *s) {
         kv_truncate(&layer->cache, 0);
         if (layer->mode->reset) layer->mode->reset(layer);
     }
+    if (s->evict) evict_reset(s->evict);
     s->n_past = s->n_history = s->n = 0;
 }
 
@@ -368,5 +410,6 @@ void session_stats(const struct session *s, struct session_stats *stats) {
         stats->entries_cached += layer.entries_cached / c->n_layer;
         stats->entries_attended += layer.entries_attended / c->n_layer / c->n_head;
     }
+    if (s->evict) stats->cache_bytes += evict_bytes(s->evict);
     if (s->n_generated) stats->entries_attended /= s->n_generated;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "attention/attention.h"
+#include "cache/evict.h"
 #include "gguf.h"
 #include "kernels/kernels.h"
 
@@ -78,6 +79,7 @@ struct session_options {
     int n_threads;
     enum kv_type type_k, type_v;
     const char *attn;             /* --attn SPEC, or NULL for dense */
+    const char *kv_evict;         /* --kv-evict SPEC, or NULL for none */
 };
 
 /* What a batch of tokens is. Some modes and eviction policies treat prompts differently from generated text. */
@@ -90,6 +92,7 @@ struct session {
     struct team *team;
     struct attn_shape shape;
     struct attn_layer *layers;    /* [n_layer] */
+    struct evict *evict;          /* what limits their caches, or NULL */
     int n_past;                   /* tokens so far = position of the next one */
     int *history;                 /* [n_history] the caller's tokens so far */
     int n_history, history_cap;
@@ -103,6 +106,7 @@ struct session {
     /* The batch in progress: n tokens, of which logits can be asked for until the next one. While the layers
      * run these include landmarks; afterwards they are the caller's own. */
     int n;
+    int rope_pos;                 /* where its first token stands for RoPE: n_past, unless entries are re-rotated */
     enum phase phase;
     const int *tokens;            /* [n] */
     float *x;                     /* [n, n_embd] residual stream */

@@ -66,6 +66,7 @@ static int open_session(struct app *app, struct error *err) {
         .n_batch = o->n_batch,
         .n_threads = o->n_threads ? o->n_threads : default_threads(),
         .attn = o->attn,
+        .kv_evict = o->kv_evict,
     };
     if (options.n_batch > options.n_ctx) options.n_batch = options.n_ctx;
     if (kv_types_parse(o->kv_type, &options.type_k, &options.type_v, err)) return -1;
@@ -146,6 +147,7 @@ static int run(struct app *app, struct error *err) {
         return app_flush(err);
     }
     if (o->list_attn) return job_list_attn(err);
+    if (o->list_evict) return job_list_evict(err);
     if (o->inspect || o->tokenize) return run_file(app, err);
     return run_model(app, err);
 }

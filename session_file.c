@@ -31,8 +31,8 @@ static void options_text(const struct session *s, char text[MAX_OPTIONS]) {
     const struct session_options *o = &s->options;
     const struct rope *rope = &s->model->config.rope;
     memset(text, 0, MAX_OPTIONS);
-    snprintf(text, MAX_OPTIONS, "attn=%s k=%s v=%s rope=%.9g,%.9g", o->attn ? o->attn : "dense",
-             kv_type_name(o->type_k), kv_type_name(o->type_v), rope->inv_freq[rope->n_pairs - 1], rope->magnitude);
+    snprintf(text, MAX_OPTIONS, "attn=%s evict=%s k=%s v=%s rope=%.9g,%.9g", o->attn ? o->attn : "dense",
+             s->evict ? o->kv_evict : "none", kv_type_name(o->type_k), kv_type_name(o->type_v), rope->inv_freq[rope->n_pairs - 1], rope->magnitude);
 }
 
 /* What comes before the tokens; all of it must be the same again. */
@@ -65,7 +65,7 @@ static int body_state(struct session *s, struct state_io *io, struct error *err)
         struct attn_layer *layer = &s->layers[l];
         if (layer->mode->state(layer, io, err)) return -1;
     }
-    return 0;
+    return s->evict ? evict_state(s->evict, io, err) : 0;
 }
 
 int session_save(struct session *s, const char *path, struct error *err) {
@@ -105,6 +105,7 @@ static bool fit_to_prompt(struct session *s, const int *prompt, int n_prompt) {
     int n = common_prefix(s->history, s->n_history, prompt, n_prompt);
     if (n == s->n_history) return true;
     if (n == n_prompt) n--;
+    if (s->evict) return false; /* what earlier tokens would have kept is gone */
     for (int l = 0; l < s->model->config.n_layer; l++)
         if (!s->layers[l].mode->truncate) return false;
     for (int l = 0; l < s->model->config.n_layer; l++) s->layers[l].mode->truncate(&s->layers[l], n);

@@ -61,6 +61,7 @@ int job_bench(struct app *app, struct error *err);
 int job_inspect(const struct gguf *file, struct error *err);
 int job_tokenize(struct app *app, struct error *err);
 int job_list_attn(struct error *err);
+int job_list_evict(struct error *err);
 
 /* The --stats object and the closing line of speeds. */
 int app_write_stats(const struct app *app, const char *path, struct error *err);

@@ -24,14 +24,27 @@ int job_inspect(const struct gguf *file, struct error *err) {
     return app_flush(err);
 }
 
+static void list_options(const struct param *params) {
+    for (const struct param *p = params; p && p->name; p++) {
+        char initial[32];
+        params_initial(p, initial, sizeof initial);
+        bool required = p->type == PARAM_INT && p->initial < p->min;
+        printf("  %-16s %s (%s%s)\n", p->name, p->help, required ? "must be given" : "default ", required ? "" : initial);
+    }
+}
+
 int job_list_attn(struct error *err) {
     for (int i = 0; attn_modes[i]; i++) {
         printf("%-10s %s\n", attn_modes[i]->name, attn_modes[i]->summary);
-        for (const struct param *p = attn_modes[i]->params; p && p->name; p++) {
-            char initial[32];
-            params_initial(p, initial, sizeof initial);
-            printf("  %-16s %s (default %s)\n", p->name, p->help, initial);
-        }
+        list_options(attn_modes[i]->params);
+    }
+    return app_flush(err);
+}
+
+int job_list_evict(struct error *err) {
+    for (int i = 0; evict_policies[i]; i++) {
+        printf("%-10s %s\n", evict_policies[i]->name, evict_policies[i]->summary);
+        list_options(evict_policies[i]->params);
     }
     return app_flush(err);
 }

@@ -57,6 +57,7 @@ static const struct option table[] = {
     {"isa", "NAME", TEXT, AT(isa), 0, 0, "kernels to use; default: the fastest this machine runs"},
     {"inspect", NULL, FLAG, AT(inspect), 0, 0, "what the file holds"},
     {"list-attn", NULL, FLAG, AT(list_attn), 0, 0, "attention modes and their options"},
+    {"list-evict", NULL, FLAG, AT(list_evict), 0, 0, "eviction policies and their options"},
     {"q", NULL, FLAG, AT(quiet), 0, 0, "no progress, no speeds"},
     {"version", NULL, FLAG, AT(version), 0, 0, "version"},
     {"h", NULL, FLAG, AT(help), 0, 0, "this help"},

@@ -84,6 +84,9 @@ struct attn_mode {
     void (*reset)(struct attn_layer *layer);
     /* Saves what the layer keeps, or restores it into a layer that has seen no token (state.h). */
     int (*state)(struct attn_layer *layer, struct state_io *io, struct error *err);
+    /* Only the n entries of a KV head that `keep` lists, ascending, will stay: --kv-evict. Called before they
+     * move, by one worker a head. */
+    void (*dropped)(struct attn_layer *layer, int head, const int *keep, int n);
     /* Forgets the tokens from position pos on. NULL where a mode can't go back. */
     void (*truncate)(struct attn_layer *layer, int pos);
     /* Positions per block whose last one is for a landmark that the session puts in; 0 for none. Before init(). */

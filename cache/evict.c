@@ -1,0 +1,355 @@
+#include "evict.h"
+
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../state.h"
+
+extern const struct evict_policy evict_window, evict_streaming, evict_keydiff, evict_knorm, evict_h2o, evict_tova,
+    evict_snapkv, evict_pyramid, evict_adakv, evict_lagkv, evict_expected;
+
+static const struct evict_policy none = {.name = "none", .summary = "nothing is evicted"};
+
+const struct evict_policy *const evict_policies[] = {
+    &none, &evict_window, &evict_streaming, &evict_keydiff, &evict_knorm, &evict_h2o, &evict_tova,
+    &evict_snapkv, &evict_pyramid, &evict_adakv, &evict_lagkv, &evict_expected,
+    NULL,
+};
+
+const struct evict_policy *evict_policy_find(const char *name, size_t len) {
+    for (int i = 0; evict_policies[i]; i++)
+        if (strlen(evict_policies[i]->name) == len && !memcmp(evict_policies[i]->name, name, len))
+            return evict_policies[i];
+    return NULL;
+}
+
+/* ---- options ---- */
+
+static int check_options(const struct evict *e, struct error *err) {
+    const struct evict_options *o = e->options;
+    const struct evict_policy *p = e->policy;
+    if (!o->budget)
+        return fail_usage(err, "--kv-evict %s: say with budget=N how many entries a KV head may keep", p->name);
+    if ((long long)o->sink + o->recent > o->budget)
+        return fail_usage(err, "--kv-evict %s: budget=%d is less than what always stays: sink=%d and recent=%d",
+                          p->name, o->budget, o->sink, o->recent);
+    if (o->rerotate && p->uneven)
+        return fail_usage(err, "--kv-evict %s: rerotate=1 makes no sense here: heads and layers keep different numbers "
+                          "of entries, so a new token would have several positions", p->name);
+    if (o->rerotate && e->shape.type_k != KV_F32 && e->shape.type_k != KV_F16)
+        return fail_usage(err, "--kv-evict %s: rerotate=1 rounds keys anew each time that they move: use --kv-type f16 "
+                          "or f32, not %s", p->name, kv_type_name(e->shape.type_k));
+    return p->check ? p->check(o, err) : 0;
+}
+
+static int parse(struct evict *e, const char *spec, struct error *err) {
+    const struct evict_policy *p = e->policy;
+    const char *params = spec + strcspn(spec, ":");
+    if (*params) params++;
+    e->options = calloc(1, p->options_bytes);
+    if (!e->options) return fail(err, "out of memory for the options of --kv-evict %s", p->name);
+    char owner[64];
+    snprintf(owner, sizeof owner, "--kv-evict %s", p->name);
+    params_defaults(p->params, e->options);
+    if (params_parse(p->params, e->options, params, strlen(params), owner, err)) return -1;
+    return check_options(e, err);
+}
+
+/* ---- life ---- */
+
+static int create_layers(struct evict *e, struct error *err) {
+    const struct evict_shape *s = &e->shape;
+    e->memo_size = e->policy->memo_size ? e->policy->memo_size(e) : 0;
+    e->state_bytes = e->policy->state_bytes ? e->policy->state_bytes(e) : 0;
+    e->layers = calloc((size_t)s->n_layer, sizeof *e->layers);
+    e->budgets = calloc((size_t)s->n_head_kv, sizeof *e->budgets);
+    if (!e->layers || !e->budgets) return fail(err, "out of memory for --kv-evict");
+    for (int i = 0; i < s->n_layer; i++) {
+        struct evict_layer *l = &e->layers[i];
+        *l = (struct evict_layer){.evict = e, .index = i};
+        l->heads = calloc((size_t)s->n_head_kv, sizeof *l->heads);
+        if (e->state_bytes) l->state = calloc(1, e->state_bytes);
+        if (!l->heads || (e->state_bytes && !l->state))
+            return fail(err, "out of memory for --kv-evict %s: it keeps %zu bytes a layer", e->policy->name,
+                        e->state_bytes);
+    }
+    return 0;
+}
+
+int evict_create(struct evict **out, const char *spec, const struct evict_shape *shape, struct error *err) {
+    *out = NULL;
+    if (!spec) return 0;
+    size_t len = strcspn(spec, ":");
+    const struct evict_policy *policy = evict_policy_find(spec, len);
+    if (!policy)
+        return fail_usage(err, "--kv-evict: there is no policy '%.*s': see --list-evict", (int)(len < 60 ? len : 60), spec);
+    if (policy == &none) return spec[len] ? fail_usage(err, "--kv-evict none has no options") : 0;
+    struct evict *e = calloc(1, sizeof *e);
+    if (!e) return fail(err, "out of memory for --kv-evict");
+    e->policy = policy;
+    e->shape = *shape;
+    if (parse(e, spec, err) || create_layers(e, err)) {
+        evict_free(e);
+        return -1;
+    }
+    *out = e;
+    return 0;
+}
+
+void evict_attach(struct evict *e, int layer, struct kv_cache *cache,
+                  void (*dropped)(void *owner, int head, const int *keep, int n), void *owner) {
+    struct evict_layer *l = &e->layers[layer];
+    l->cache = cache;
+    l->dropped = dropped;
+    l->owner = owner;
+}
+
+void evict_free(struct evict *e) {
+    if (!e) return;
+    for (int i = 0; e->layers && i < e->shape.n_layer; i++) {
+        struct evict_layer *l = &e->layers[i];
+        for (int g = 0; l->heads && g < e->shape.n_head_kv; g++) free(l->heads[g].memo);
+        free(l->heads);
+        free(l->state);
+    }
+    free(e->layers);
+    free(e->options);
+    free(e->scores);
+    free(e->keep);
+    free(e->spare);
+    free(e->budgets);
+    free(e->attention);
+    free(e);
+}
+
+void evict_reset(struct evict *e) {
+    for (int i = 0; i < e->shape.n_layer; i++) {
+        if (e->state_bytes) memset(e->layers[i].state, 0, e->state_bytes);
+        for (int g = 0; g < e->shape.n_head_kv; g++) e->layers[i].heads[g].known = 0;
+    }
+}
+
+size_t evict_bytes(const struct evict *e) {
+    size_t bytes = 0;
+    for (int i = 0; i < e->shape.n_layer; i++) {
+        bytes += e->state_bytes;
+        for (int g = 0; g < e->shape.n_head_kv; g++)
+            bytes += sizeof(float) * (size_t)e->memo_size * (size_t)e->layers[i].heads[g].cap;
+    }
+    return bytes;
+}
+
+/* ---- room ---- */
+
+static int most_entries(const struct evict_layer *l) {
+    int most = 0;
+    for (int g = 0; g < l->cache->n_head_kv; g++)
+        if (l->cache->heads[g].n > most) most = l->cache->heads[g].n;
+    return most;
+}
+
+static int reserve_memo(struct evict_head *h, int n_before, int n, int memo_size) {
+    int need = n_before + n;
+    if (need > h->cap) {
+        float *memo = realloc(h->memo, sizeof *memo * (size_t)memo_size * (size_t)(need + need / 4));
+        if (!memo) return -1;
+        h->memo = memo;
+        h->cap = need + need / 4;
+    }
+    if (h->known > n_before) h->known = n_before; /* the conversation has gone back */
+    memset(h->memo + (size_t)n_before * (size_t)memo_size, 0, sizeof *h->memo * (size_t)memo_size * (size_t)n);
+    return 0;
+}
+
+static int reserve_scratch(struct evict *e, int cap) {
+    size_t n = (size_t)e->shape.n_head_kv * (size_t)cap;
+    float *scores = realloc(e->scores, n * sizeof *scores);
+    if (scores) e->scores = scores;
+    float *spare = realloc(e->spare, n * sizeof *spare);
+    if (spare) e->spare = spare;
+    int *keep = realloc(e->keep, n * sizeof *keep);
+    if (keep) e->keep = keep;
+    float *attention = NULL;
+    if (e->policy->uses_attention) {
+        attention = realloc(e->attention, evict_attention_bytes(&e->shape, cap));
+        if (attention) e->attention = attention;
+    }
+    if (!scores || !spare || !keep || (e->policy->uses_attention && !attention)) return -1;
+    e->cap = cap;
+    return 0;
+}
+
+int evict_reserve(struct evict *e, int n, struct error *err) {
+    int most = 0;
+    for (int i = 0; i < e->shape.n_layer; i++)
+        if (most_entries(&e->layers[i]) > most) most = most_entries(&e->layers[i]);
+    bool ok = most <= INT_MAX / 2 - n;
+    for (int i = 0; ok && e->memo_size && i < e->shape.n_layer; i++)
+        for (int g = 0; ok && g < e->shape.n_head_kv; g++)
+            ok = !reserve_memo(&e->layers[i].heads[g], e->layers[i].cache->heads[g].n, n, e->memo_size);
+    if (ok && most + n > e->cap) ok = !reserve_scratch(e, most + n + (most + n) / 4);
+    return ok ? 0 : fail(err, "out of memory for --kv-evict %s over %d entries: try a smaller -b", e->policy->name,
+                         most + n);
+}
+
+int evict_state(struct evict *e, struct state_io *io, struct error *err) {
+    for (int i = 0; i < e->shape.n_layer; i++) {
+        struct evict_layer *l = &e->layers[i];
+        state_bytes(io, l->state, e->state_bytes);
+        for (int g = 0; e->memo_size && g < e->shape.n_head_kv; g++) {
+            struct evict_head *h = &l->heads[g];
+            int n = l->cache->heads[g].n;
+            state_int(io, &h->known, 0, n);
+            if (!io->saving && reserve_memo(h, 0, n, e->memo_size))
+                return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
+            state_bytes(io, h->memo, sizeof *h->memo * (size_t)e->memo_size * (size_t)n);
+        }
+    }
+    return 0;
+}
+
+/* ---- selection ---- */
+
+/* Floats in ascending order as unsigned integers; -0 and 0 are equal. */
+static uint32_t ordinal(float x) {
+    uint32_t bits;
+    x += 0.0f;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
+}
+
+/* All but one, as while generating. */
+static void all_but_the_worst(const float *scores, int n, int *keep) {
+    int worst = 0;
+    for (int i = 1; i < n; i++)
+        if (scores[i] <= scores[worst]) worst = i;
+    for (int i = 0; i + 1 < n; i++) keep[i] = i + (i >= worst);
+}
+
+/* Finds the n_keep-th largest score byte by byte, from the counts of the bytes that can follow. */
+void evict_best(const float *scores, int n, int n_keep, int *keep) {
+    if (n_keep == n - 1) {
+        all_but_the_worst(scores, n, keep);
+        return;
+    }
+    uint32_t threshold = 0;
+    int rest = n_keep; /* of those that share the bytes found so far */
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        int count[256] = {0}, byte = 255;
+        for (int i = 0; i < n; i++) {
+            uint32_t x = ordinal(scores[i]);
+            if ((uint64_t)x >> (shift + 8) == threshold) count[x >> shift & 255]++;
+        }
+        while (count[byte] < rest) rest -= count[byte--];
+        threshold = threshold << 8 | (uint32_t)byte;
+    }
+    for (int i = 0, kept = 0; i < n && kept < n_keep; i++) {
+        uint32_t x = ordinal(scores[i]);
+        if (x > threshold || (x == threshold && rest-- > 0)) keep[kept++] = i;
+    }
+}
+
+/* ---- the step ---- */
+
+void evict_key(const struct evict_layer *l, int head, int i, float *key) {
+    const struct kv_cache *c = l->cache;
+    l->evict->shape.attend->load(c->type_k, c->head_dim, c->heads[head].k + (size_t)i * c->k_row_bytes, key);
+}
+
+void evict_value(const struct evict_layer *l, int head, int i, float *value) {
+    const struct kv_cache *c = l->cache;
+    l->evict->shape.attend->load(c->type_v, c->head_dim, c->heads[head].v + (size_t)i * c->v_row_bytes, value);
+}
+
+float *evict_scores(const struct evict *e, int head) { return e->scores + (size_t)head * (size_t)e->cap; }
+
+/* How many of a head's entries a round looks at. */
+static int in_round(const struct evict_layer *l, int head, int limit) {
+    int n = l->cache->heads[head].n;
+    return n < limit ? n : limit;
+}
+
+/* Scores the first n entries of a head; what must stay gets more than any score. */
+static void score_head(struct evict_layer *l, int head, int n) {
+    const struct evict *e = l->evict;
+    const int *pos = l->cache->heads[head].pos;
+    float *scores = evict_scores(e, head);
+    e->policy->score(l, head, n, scores);
+    for (int i = 0; i < n; i++)
+        if (!isfinite(scores[i])) scores[i] = scores[i] > 0 ? FLT_MAX : -FLT_MAX;
+    for (int i = 0; i < n && pos[i] < e->options->sink; i++) scores[i] = INFINITY;
+    for (int i = n > e->options->recent ? n - e->options->recent : 0; i < n; i++) scores[i] = INFINITY;
+}
+
+static void keep_memos(struct evict_head *h, const int *keep, int n, int size) {
+    for (int i = 0, end; i < n; i = end) {
+        end = kv_run(keep, n, i);
+        memmove(h->memo + (size_t)i * (size_t)size, h->memo + (size_t)keep[i] * (size_t)size,
+                sizeof *h->memo * (size_t)size * (size_t)(end - i));
+    }
+}
+
+/* Turns the keys of entries that have moved from keep[i] to i by the difference. */
+static void rerotate(const struct evict_layer *l, int head, const int *keep, int n) {
+    const struct evict_shape *s = &l->evict->shape;
+    const struct kv_head *h = &l->cache->heads[head];
+    struct rope turn = *s->rope;
+    turn.magnitude = 1;
+    float key[KV_MAX_DIM], table[2 * ROPE_MAX_PAIRS];
+    int distance = 0;
+    for (int i = 0; i < n; i++) {
+        if (keep[i] == i) continue;
+        if (keep[i] - i != distance) {
+            distance = keep[i] - i;
+            rope_table(&turn, -distance, table);
+        }
+        uint8_t *row = h->k + (size_t)i * l->cache->k_row_bytes;
+        s->attend->load(l->cache->type_k, s->head_dim, row, key);
+        rope_rotate(&turn, table, key);
+        s->attend->store(l->cache->type_k, s->head_dim, key, row);
+    }
+}
+
+/* Of the first n entries of a head, as scored, the best `budget` stay; of those after them all. */
+static void prune_head(struct evict_layer *l, int head, int n, int budget) {
+    const struct evict *e = l->evict;
+    int total = l->cache->heads[head].n;
+    int *keep = e->keep + (size_t)head * (size_t)e->cap;
+    if (n <= budget) return;
+    evict_best(evict_scores(e, head), n, budget, keep);
+    for (int i = n; i < total; i++) keep[budget + i - n] = i;
+    total -= n - budget;
+    if (l->dropped) l->dropped(l->owner, head, keep, total);
+    if (e->memo_size) keep_memos(&l->heads[head], keep, total, e->memo_size);
+    if (l->heads[head].known > budget) l->heads[head].known = budget;
+    kv_keep(l->cache, head, keep, total);
+    if (e->options->rerotate) rerotate(l, head, keep, total);
+}
+
+void evict_step(struct evict *e, int layer, const struct evict_batch *b, struct worker *w) {
+    struct evict_layer *l = &e->layers[layer];
+    const struct evict_policy *p = e->policy;
+    const struct evict_options *o = e->options;
+    int G = e->shape.n_head_kv, most = most_entries(l);
+    bool due = most > o->budget && (b->prompt_end || !p->prompt_only);
+    if (p->observe) p->observe(l, b, due, w);
+    if (!due) return;
+
+    int rounds = o->block ? (most - o->budget + o->block - 1) / o->block : 1;
+    for (int round = 0; round < rounds; round++) {
+        int limit = o->block ? o->budget + o->block : most;
+        for (int g; (g = team_next(w)) < G;) score_head(l, g, in_round(l, g, limit));
+        team_barrier(w);
+        if (p->share) {
+            if (w->id == 0) p->share(l, e->budgets);
+            team_barrier(w);
+        }
+        for (int g; (g = team_next(w)) < G;)
+            prune_head(l, g, in_round(l, g, limit), p->share ? e->budgets[g] : o->budget);
+        team_barrier(w);
+    }
+}

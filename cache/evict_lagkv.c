@@ -1,0 +1,104 @@
+/* evict_lagkv.c - entries that stand out against those that follow stay (LagKV, arXiv 2504.04704).
+ *
+ * The entries after the sink are cut into partitions of `lag`. An entry's keys and values are scaled channel by channel
+ * to the range of the next partition; its score is the standard deviation over the channels, softmax over its
+ * partition, mean of key and value: as a rank within the partition, or with cross=1 as it is. The last full partition
+ * and what follows it score highest, and where there are fewer than two partitions the newest entries do. As kvpress's
+ * LagKVPress, after every batch; a channel that is constant in the next partition doesn't count. */
+#include <math.h>
+#include <string.h>
+
+#include "evict.h"
+
+struct lagkv_options {
+    struct evict_options common;
+    int lag;
+    int cross;
+};
+
+#define MAX_LAG 4096
+
+typedef void (*read_fn)(const struct evict_layer *l, int head, int i, float *x);
+
+/* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant one. */
+static void channel_ranges(const struct evict_layer *l, int head, read_fn read, int begin, int lag, float *min,
+                           float *scale) {
+    int d = l->cache->head_dim;
+    float x[KV_MAX_DIM], max[KV_MAX_DIM];
+    read(l, head, begin, min);
+    memcpy(max, min, sizeof *max * (size_t)d);
+    for (int i = begin + 1; i < begin + lag; i++) {
+        read(l, head, i, x);
+        for (int c = 0; c < d; c++) {
+            min[c] = x[c] < min[c] ? x[c] : min[c];
+            max[c] = x[c] > max[c] ? x[c] : max[c];
+        }
+    }
+    for (int c = 0; c < d; c++) scale[c] = max[c] > min[c] ? 1 / (max[c] - min[c]) : 0;
+}
+
+static float deviation(float *x, int d) {
+    float sum = 0;
+    for (int c = 0; c < d; c++) sum += x[c];
+    for (int c = 0; c < d; c++) x[c] -= sum / (float)d;
+    return sqrtf(evict_dot(x, x, d) / (float)(d - 1));
+}
+
+/* scores += softmax over the partition [begin, begin + lag) of the deviations, relative to the next one. */
+static void add_deviations(const struct evict_layer *l, int head, read_fn read, int begin, int lag, float *scores) {
+    int d = l->cache->head_dim;
+    float min[KV_MAX_DIM], scale[KV_MAX_DIM], x[KV_MAX_DIM], deviations[MAX_LAG];
+    channel_ranges(l, head, read, begin + lag, lag, min, scale);
+    for (int i = 0; i < lag; i++) {
+        read(l, head, begin + i, x);
+        for (int c = 0; c < d; c++) x[c] = (x[c] - min[c]) * scale[c];
+        deviations[i] = deviation(x, d);
+    }
+    evict_add_softmax(deviations, lag, 0.5f, scores);
+}
+
+/* Replaces scores by ranks in [0, 1); of equal ones the first ranks highest. */
+static void rank(float *scores, int n) {
+    float copy[MAX_LAG];
+    memcpy(copy, scores, sizeof *copy * (size_t)n);
+    for (int i = 0; i < n; i++) {
+        int below = 0;
+        for (int j = 0; j < i; j++) below += copy[j] < copy[i];
+        for (int j = i + 1; j < n; j++) below += copy[j] <= copy[i];
+        scores[i] = (float)below / (float)n;
+    }
+}
+
+static void score(struct evict_layer *l, int head, int n, float *scores) {
+    const struct lagkv_options *o = (const struct lagkv_options *)l->evict->options;
+    int lag = o->lag, sink = 0;
+    while (sink < n && l->cache->heads[head].pos[sink] < o->common.sink) sink++;
+    int partitions = (n - sink) / lag;
+    if (partitions < 2) {
+        for (int i = 0; i < n; i++) scores[i] = (float)i;
+        return;
+    }
+    for (int i = 0; i < n; i++) scores[i] = i < sink || i >= sink + (partitions - 1) * lag ? 1 : 0;
+    for (int p = 0; p + 1 < partitions; p++) {
+        int begin = sink + p * lag;
+        add_deviations(l, head, evict_key, begin, lag, scores + begin);
+        add_deviations(l, head, evict_value, begin, lag, scores + begin);
+        if (!o->cross) rank(scores + begin, lag);
+    }
+}
+
+static const struct param params[] = {
+    EVICT_OPTIONS(0),
+    {"lag", PARAM_INT, offsetof(struct lagkv_options, lag), 128, 2, MAX_LAG, NULL, NULL, "entries in a partition"},
+    {"cross", PARAM_BOOL, offsetof(struct lagkv_options, cross), 0, 0, 1, NULL, NULL,
+     "1: compare scores of different partitions, not ranks"},
+    {0},
+};
+
+const struct evict_policy evict_lagkv = {
+    .name = "lagkv",
+    .summary = "entries that stand out against the range of those that follow",
+    .params = params,
+    .options_bytes = sizeof(struct lagkv_options),
+    .score = score,
+};
