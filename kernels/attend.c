@@ -114,9 +114,12 @@ static const struct {
 } choices[] = {
     {"c", &attend_c, &attend_c},
 #if defined(__x86_64__) || defined(__i386__)
+    {"avx2", &attend_avx2, &attend_avx2},
     {"avx512", &attend_avx512, &attend_avx512},
     {"avx512vnni", &attend_avx512, &attend_avx512vnni},
     {"amx", &attend_avx512, &attend_avx512vnni},
+#elif defined(__aarch64__)
+    {"neon", &attend_neon, &attend_neon},
 #endif
 };
 
