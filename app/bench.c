@@ -38,15 +38,15 @@ static int fill_tokens(const struct app *app, struct token_list *tokens, int n, 
     return 0;
 }
 
-/* Runs tokens n_past..depth-1; *seconds is the time of the last batch, *last its size. */
+/* Runs tokens n_history..depth-1; *seconds is the time of the last batch, *last its size. */
 static int fill_to(struct session *s, const struct token_list *tokens, int depth, double *seconds, int *last,
                    struct error *err) {
-    while (s->n_past < depth) {
+    while (s->n_history < depth) {
         /* The last batch is a full one, so that its speed is that of a long prompt. */
-        int left = depth - s->n_past, batch = s->options.n_batch;
+        int left = depth - s->n_history, batch = s->options.n_batch;
         int n = left > 2 * batch ? batch : left > batch ? left - batch : left;
         double start = app_clock();
-        if (session_forward(s, tokens->ids + s->n_past, n, n == left ? PHASE_PROMPT_END : PHASE_PROMPT, err)) return -1;
+        if (session_forward(s, tokens->ids + s->n_history, n, n == left ? PHASE_PROMPT_END : PHASE_PROMPT, err)) return -1;
         *seconds = app_clock() - start;
         *last = n;
     }
@@ -69,7 +69,7 @@ static int bench_depth(struct app *app, const struct token_list *tokens, int dep
     int n_before = s->n_generated;
     double start = app_clock();
     for (int i = 0; i < n_gen; i++) {
-        if (session_forward(s, tokens->ids + s->n_past, 1, PHASE_GENERATE, err)) return -1;
+        if (session_forward(s, tokens->ids + s->n_history, 1, PHASE_GENERATE, err)) return -1;
         session_logits(s, 0, 1, app->logits);
     }
     double gen_seconds = app_clock() - start;
@@ -95,7 +95,7 @@ int job_bench(struct app *app, struct error *err) {
     int status = fill_tokens(app, &tokens, total, err);
     if (!status) printf("attn,kv_evict,kv_type,threads,depth,prompt_tps,gen_tps,cache_bytes,entries_attended\n");
     for (int i = 0; i < n && !status && !*app->interrupted; i++) {
-        if (depths[i] <= app->session->n_past)
+        if (depths[i] <= app->session->n_history)
             status = fail_usage(err, "--depths: %d is less than %d tokens after the one before", depths[i], n_gen);
         else
             status = bench_depth(app, &tokens, depths[i], n_gen, err);

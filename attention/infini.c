@@ -264,6 +264,18 @@ static void infini_reset(struct attn_layer *layer) {
     memset(state->pending, 0, state->memory_bytes);
 }
 
+static int infini_state(struct attn_layer *layer, struct state_io *io, struct error *err) {
+    const struct infini_params *params = layer->params;
+    struct infini *state = layer->state;
+    if (kv_state(&layer->cache, io, err)) return -1;
+    for (int g = 0; g < layer->shape->n_head_kv; g++)
+        if (layer->cache.heads[g].n != layer->cache.heads[0].n || layer->cache.heads[g].n >= params->segment)
+            io->failed = true;
+    state_bytes(io, state->memory, state->memory_bytes);
+    state_bytes(io, state->pending, state->memory_bytes);
+    return 0;
+}
+
 static void infini_free(struct attn_layer *layer) {
     struct infini *state = layer->state;
     if (!state) return;
@@ -284,4 +296,5 @@ const struct attn_mode attn_infini = {
     .stats = infini_stats,
     .free = infini_free,
     .reset = infini_reset,
+    .state = infini_state,
 };

@@ -41,6 +41,7 @@ struct choice {
 };
 
 struct landmark {
+    int past;             /* positions so far */
     int n_ordinary;       /* cached tokens per block: entry c * n_ordinary + o is token o of block c */
     float *places;        /* [block, 2 * n_pairs] RoPE at each place within a block */
     float *shifts;        /* [n_shifts, 2 * n_pairs] rotation by a number of blocks */
@@ -66,6 +67,14 @@ static const struct param landmark_table[] = {
 static const float *place_table(const struct attn_layer *layer, int place) {
     const struct landmark *state = layer->state;
     return state->places + (size_t)place * 2 * (size_t)layer->shape->rope->n_pairs;
+}
+
+/* Cached entries of the first `n` positions. */
+static int count_entries(const struct attn_layer *layer, int n) {
+    const struct landmark_params *params = layer->params;
+    const struct landmark *state = layer->state;
+    int place = n % params->block;
+    return n / params->block * state->n_ordinary + (place < state->n_ordinary ? place : state->n_ordinary);
 }
 
 /* ---- storing ---- */
@@ -294,9 +303,8 @@ static void landmark_forward(struct attn_layer *layer, const struct attn_batch *
     team_barrier(w);
     if (w->id == 0) {
         if (!b->prefill) count_attended(layer, b);
-        int place = past % params->block, n = past / params->block * state->n_ordinary;
-        n += place < state->n_ordinary ? place : state->n_ordinary;
-        kv_advance(&layer->cache, n - layer->cache.heads[0].n);
+        kv_advance(&layer->cache, count_entries(layer, past) - layer->cache.heads[0].n);
+        state->past = past;
     }
     team_barrier(w);
 }
@@ -341,7 +349,8 @@ static int reserve_choices(struct attn_layer *layer, int n, struct error *err) {
 static int landmark_reserve(struct attn_layer *layer, const struct attn_batch *b, struct error *err) {
     const struct landmark_params *params = layer->params;
     int last = (b->pos + b->n - 1) / params->block;
-    if (kv_reserve(&layer->cache, b->n, err) || reserve_marks(layer, last + 1, err)) return -1;
+    int more = count_entries(layer, b->pos + b->n) - layer->cache.heads[0].n;
+    if (kv_reserve(&layer->cache, more, err) || reserve_marks(layer, last + 1, err)) return -1;
     return reserve_choices(layer, last < params->topk ? last : params->topk, err);
 }
 
@@ -370,19 +379,36 @@ static int landmark_block(const struct attn_layer *layer) {
 }
 
 static void landmark_stats(const struct attn_layer *layer, struct attn_stats *stats) {
+    const struct landmark_params *params = layer->params;
     const struct landmark *state = layer->state;
-    int n = layer->cache.heads[0].n;
     size_t marks = (size_t)layer->shape->n_head_kv * (size_t)state->marks_cap * layer->cache.k_row_bytes;
     *stats = (struct attn_stats){
         .bytes = kv_bytes(&layer->cache) + marks,
-        .entries_cached = (double)n + (double)(n / state->n_ordinary),
+        .entries_cached = layer->cache.heads[0].n + state->past / params->block,
         .entries_attended = state->attended,
     };
 }
 
 static void landmark_reset(struct attn_layer *layer) {
     struct landmark *state = layer->state;
+    state->past = 0;
     memset(state->sums, 0, (size_t)(layer->shape->n_head_kv * layer->shape->head_dim) * sizeof(float));
+}
+
+static int landmark_state(struct attn_layer *layer, struct state_io *io, struct error *err) {
+    const struct landmark_params *params = layer->params;
+    struct landmark *state = layer->state;
+    int G = layer->shape->n_head_kv;
+    state_int(io, &state->past, 0, 1 << 30);
+    if (kv_state(&layer->cache, io, err)) return -1;
+    for (int g = 0; g < G; g++)
+        if (layer->cache.heads[g].n != count_entries(layer, state->past)) io->failed = true;
+    int blocks = state->past / params->block;
+    if (!state_has(io, (size_t)blocks, layer->cache.k_row_bytes)) return 0;
+    if (!io->saving && reserve_marks(layer, blocks, err)) return -1;
+    for (int g = 0; g < G; g++) state_bytes(io, state->marks[g], (size_t)blocks * layer->cache.k_row_bytes);
+    state_bytes(io, state->sums, (size_t)(G * layer->shape->head_dim) * sizeof(float));
+    return 0;
 }
 
 static void landmark_free(struct attn_layer *layer) {
@@ -405,5 +431,6 @@ const struct attn_mode attn_landmark = {
     .stats = landmark_stats,
     .free = landmark_free,
     .reset = landmark_reset,
+    .state = landmark_state,
     .landmark_block = landmark_block,
 };

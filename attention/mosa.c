@@ -36,7 +36,8 @@ struct set {
     int kv_head, router;     /* KV head, row of the router */
     int head, n_heads;       /* first query head, and how many share the set */
     int worst;               /* the member that would go next, once there are k */
-    float *rank;             /* [k, or fewer as yet] members' scores; INFINITY for one that must stay */
+    int cap;
+    float *rank;             /* [cap] members' scores; INFINITY for one that must stay */
     double attended;         /* entries, summed over generated tokens and query heads */
 };
 
@@ -278,6 +279,20 @@ static void mosa_forward(struct attn_layer *layer, const struct attn_batch *b, s
     team_barrier(w);
 }
 
+/* As many scores as there is room for members. */
+static int reserve_ranks(struct mosa *state, struct error *err) {
+    for (int i = 0; i < state->n_sets; i++) {
+        struct set *set = &state->sets[i];
+        int cap = state->members.heads[i].cap;
+        if (cap == set->cap) continue;
+        float *rank = realloc(set->rank, (size_t)cap * sizeof *rank);
+        if (!rank) return fail(err, "out of memory for the %d members of a head", cap);
+        set->rank = rank;
+        set->cap = cap;
+    }
+    return 0;
+}
+
 static int mosa_reserve(struct attn_layer *layer, const struct attn_batch *b, struct error *err) {
     const struct mosa_params *params = layer->params;
     struct mosa *state = layer->state;
@@ -287,13 +302,7 @@ static int mosa_reserve(struct attn_layer *layer, const struct attn_batch *b, st
     if (state->dense_shape.n_head && kv_reserve(&state->dense.cache, b->n, err)) return -1;
     int left = params->k - state->members.heads[0].n;
     if (state->n_sets && kv_reserve(&state->members, b->n < left ? b->n : left, err)) return -1;
-    for (int i = 0; i < state->n_sets; i++) {
-        struct set *set = &state->sets[i];
-        float *rank = realloc(set->rank, (size_t)state->members.heads[i].cap * sizeof *rank);
-        if (!rank) return fail(err, "out of memory for the %d members of a head", state->members.heads[i].cap);
-        set->rank = rank;
-    }
-    return 0;
+    return reserve_ranks(state, err);
 }
 
 static int load_router(struct attn_layer *layer, const struct model *model, struct error *err) {
@@ -384,7 +393,7 @@ static void mosa_stats(const struct attn_layer *layer, struct attn_stats *stats)
         entries += state->dense.cache.heads[g].n;
     for (int i = 0; i < state->n_sets; i++) {
         entries += state->members.heads[i].n;
-        stats->bytes += (size_t)state->members.heads[i].cap * sizeof(float);
+        stats->bytes += (size_t)state->sets[i].cap * sizeof(float);
         stats->entries_attended += state->sets[i].attended;
     }
     stats->entries_cached = entries / layer->shape->n_head_kv;
@@ -394,6 +403,21 @@ static void mosa_reset(struct attn_layer *layer) {
     struct mosa *state = layer->state;
     for (int i = 0; i < state->n_sets; i++) state->members.heads[i].n = 0;
     if (state->dense.cache.heads) kv_truncate(&state->dense.cache, 0);
+}
+
+static int mosa_state(struct attn_layer *layer, struct state_io *io, struct error *err) {
+    const struct mosa_params *params = layer->params;
+    struct mosa *state = layer->state;
+    if (kv_state(&state->members, io, err) || reserve_ranks(state, err)) return -1;
+    if (state->dense.cache.heads && kv_state(&state->dense.cache, io, err)) return -1;
+    for (int i = 0; i < state->n_sets; i++) {
+        struct set *set = &state->sets[i];
+        const struct kv_head *members = &state->members.heads[i];
+        if (members->n != state->members.heads[0].n || members->n > params->k) io->failed = true;
+        state_bytes(io, set->rank, (size_t)members->n * sizeof *set->rank);
+        if (members->n == params->k) set->worst = find_worst(set, members->pos, members->n);
+    }
+    return 0;
 }
 
 static void mosa_free(struct attn_layer *layer) {
@@ -418,4 +442,5 @@ const struct attn_mode attn_mosa = {
     .stats = mosa_stats,
     .free = mosa_free,
     .reset = mosa_reset,
+    .state = mosa_state,
 };
