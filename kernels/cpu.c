@@ -24,6 +24,7 @@ static const struct {
 } candidates[] = {
     {&kernels_c, any_cpu},
 #if defined(__x86_64__) || defined(__i386__)
+    {&kernels_avx2, has_avx2},
     {&kernels_avx512, has_avx512},
     {&kernels_avx512vnni, has_avx512vnni},
 #endif

@@ -16,6 +16,12 @@ struct panel {
  * up to the next multiple of 64 columns. */
 typedef void (*interleave_fn)(const uint8_t *rows, int cols, uint8_t shift, uint8_t *out);
 
+static inline void interleave_plain(const uint8_t *rows, int cols, uint8_t shift, uint8_t *out) {
+    for (int c = 0; c < cols; c += 4, out += 4 * PANEL)
+        for (int r = 0; r < PANEL; r++)
+            for (int i = 0; i < 4; i++) out[4 * r + i] = (uint8_t)(rows[r * MAX_BLOCK + c + i] + shift);
+}
+
 /* Unpacks rows begin .. end - 1; the last stands in for those missing from PANEL. */
 static inline __attribute__((always_inline)) struct panel unpack_panel(const struct weight *w, int begin, int end,
                                                                        uint8_t shift, interleave_fn interleave,

@@ -11,12 +11,24 @@
     void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add, \
               void *scratch)
 
+DECLARE_MATVEC(matvec_f32_avx2);
+DECLARE_MATVEC(matvec_f16_avx2);
+DECLARE_MATVEC(matvec_bf16_avx2);
+DECLARE_MATMUL(gemm_f32_avx2);
+DECLARE_MATMUL(gemm_f16_avx2);
+DECLARE_MATMUL(gemm_bf16_avx2);
 DECLARE_MATVEC(matvec_f32_avx512);
 DECLARE_MATVEC(matvec_f16_avx512);
 DECLARE_MATVEC(matvec_bf16_avx512);
 DECLARE_MATMUL(gemm_f32_avx512);
 DECLARE_MATMUL(gemm_f16_avx512);
 DECLARE_MATMUL(gemm_bf16_avx512);
+
+void quantize_avx2(const struct acts *a, int row);
+void rmsnorm_avx2(float *out, const float *x, const float *weight, int n, float eps);
+void silu_mul_avx2(float *gate, const float *up, int n);
+void vec_add_avx2(float *x, const float *y, int n);
+
 void quantize_avx512(const struct acts *a, int row);
 void rmsnorm_avx512(float *out, const float *x, const float *weight, int n, float eps);
 void silu_mul_avx512(float *gate, const float *up, int n);
