@@ -51,20 +51,20 @@ static uint32_t hash_pair(uint32_t left, uint32_t right) {
     return hash ^ hash >> 15;
 }
 
-/* The token spelled by a rule's two parts. Merges are mostly in the order of
- * the tokens that they make, so `guess` saves most look-ups. `buf` has room
- * for the longest token. */
-static int find_merged(const struct vocab *vocab, const struct merge_rule *rule, int guess, char *buf) {
+/* The token spelled by a rule's two parts, or -1. Rules are mostly in the order
+ * of the tokens that they make, so `previous`, what the last one made, or the
+ * token behind it saves most look-ups. `buf` has room for the longest token. */
+static int find_merged(const struct vocab *vocab, const struct merge_rule *rule, int previous, char *buf) {
     const char *right = rule->text + rule->left_len + 1;
     size_t right_len = rule->len - rule->left_len - 1, len = rule->len - 1;
     if (len > vocab->max_len) {
         return -1;
     }
-    if (guess < vocab->n) {
-        const struct token *token = &vocab->tokens[guess];
+    for (int id = previous < 0 ? 0 : previous; id <= previous + 1 && id < vocab->n; id++) {
+        const struct token *token = &vocab->tokens[id];
         if (token->len == len && memcmp(token->text, rule->text, rule->left_len) == 0 &&
             memcmp(token->text + rule->left_len, right, right_len) == 0) {
-            return guess;
+            return id;
         }
     }
     memcpy(buf, rule->text, rule->left_len);
@@ -72,8 +72,9 @@ static int find_merged(const struct vocab *vocab, const struct merge_rule *rule,
     return vocab_find(vocab, buf, len);
 }
 
-static int read_rule(struct merge_rule *rule, struct gguf_string text, size_t i, const struct gguf *file,
-                     struct error *err) {
+/* Takes "left right" apart. */
+static int split_rule(struct merge_rule *rule, struct gguf_string text, size_t i, const struct gguf *file,
+                      struct error *err) {
     const char *space = text.len >= 3 ? memchr(text.data + 1, ' ', text.len - 2) : NULL;
     if (!space || text.len > UINT32_MAX) {
         return fail(err, "%s: %s: entry %zu is not two tokens with a space between", gguf_path(file),
@@ -82,6 +83,29 @@ static int read_rule(struct merge_rule *rule, struct gguf_string text, size_t i,
     rule->text = text.data;
     rule->len = (uint32_t)text.len;
     rule->left_len = (uint32_t)(space - text.data);
+    rule->hash = hash_pair(hash_text(rule->text, rule->left_len),
+                           hash_text(space + 1, rule->len - rule->left_len - 1));
+    return 0;
+}
+
+/* Reads the n merges of the array into bpe->rules. `buf` has room for the longest token. */
+static int read_rules(struct bpe *bpe, const struct gguf_array *array, char *buf, const struct gguf *file,
+                      struct error *err) {
+    const uint8_t *cursor = array->data;
+    int previous = -1;
+    for (size_t i = 0; i < array->n; i++) {
+        struct merge_rule *rule = &bpe->rules[i];
+        if (split_rule(rule, gguf_array_next(array, &cursor), i, file, err)) {
+            return -1;
+        }
+        rule->merged = previous = find_merged(bpe->vocab, rule, previous, buf);
+        if (previous < 0) {
+            char quoted[64];
+            gguf_quote((struct gguf_string){rule->text, rule->len}, quoted, sizeof quoted);
+            return fail(err, "%s: %s: entry %zu, %s, makes a token that the vocabulary doesn't have",
+                        gguf_path(file), MERGES_KEY, i, quoted);
+        }
+    }
     return 0;
 }
 
@@ -95,32 +119,13 @@ static int load_merges(struct bpe *bpe, const struct gguf *file, struct error *e
     }
     char *buf = malloc((size_t)bpe->vocab->max_len + 1);
     bpe->rules = malloc((array.n + 1) * sizeof *bpe->rules);
-    if (!buf || !bpe->rules || hash_table_init(&bpe->pairs, array.n, err)) {
-        free(buf);
-        return fail(err, "out of memory for %zu merges", array.n);
-    }
-    const uint8_t *cursor = array.data;
-    int status = 0, previous = -1;
-    for (size_t i = 0; i < array.n && !status; i++) {
-        struct merge_rule *rule = &bpe->rules[i];
-        status = read_rule(rule, gguf_array_next(&array, &cursor), i, file, err);
-        if (status) {
-            break;
-        }
-        rule->merged = previous = find_merged(bpe->vocab, rule, previous + 1, buf);
-        if (previous < 0) {
-            char quoted[64];
-            gguf_quote((struct gguf_string){rule->text, rule->len}, quoted, sizeof quoted);
-            status = fail(err, "%s: %s: entry %zu, %s, makes a token that the vocabulary doesn't have",
-                          gguf_path(file), MERGES_KEY, i, quoted);
-        }
-        hash_table_add(&bpe->pairs,
-                       hash_pair(hash_text(rule->text, rule->left_len),
-                                 hash_text(rule->text + rule->left_len + 1, rule->len - rule->left_len - 1)),
-                       (int)i);
-    }
+    int status = buf && bpe->rules ? read_rules(bpe, &array, buf, file, err)
+                                   : fail(err, "out of memory for %zu merges", array.n);
     free(buf);
-    return status;
+    if (status) {
+        return -1;
+    }
+    return hash_table_init(&bpe->pairs, &bpe->rules[0].hash, sizeof bpe->rules[0], array.n, err);
 }
 
 /* A file without the key was made before there were rules to choose from. */

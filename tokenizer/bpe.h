@@ -14,7 +14,8 @@
 struct merge_rule {
     const char *text;          /* "left right", in the mapping */
     uint32_t left_len, len;
-    int merged;                /* the token that it makes */
+    uint32_t hash;             /* of the two tokens */
+    int merged;                /* the token that they make */
 };
 
 struct bpe {

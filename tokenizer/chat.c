@@ -195,7 +195,8 @@ static char *token_text(const struct gguf *file, const char *key) {
 struct chat_format *chat_detect(const struct gguf *file, struct error *err) {
     struct gguf_string text;
     if (!gguf_get_string(file, TEMPLATE_KEY, &text)) {
-        fail(err, "%s: %s is missing, so there is no format for a chat: use --raw", gguf_path(file), TEMPLATE_KEY);
+        fail(err, "%s: %s is missing, so there is no format for a chat: use --raw", gguf_path(file),
+             TEMPLATE_KEY);
         return NULL;
     }
     const struct layout *layout = recognise(text);

@@ -16,7 +16,16 @@ uint32_t hash_text(const char *text, size_t len) {
     return hash ^ hash >> 15;
 }
 
-int hash_table_init(struct hash_table *table, size_t n, struct error *err) {
+static void hash_table_add(struct hash_table *table, uint32_t hash, int index) {
+    uint32_t i = hash & table->mask;
+    while (table->slots[i].index >= 0) {
+        i = (i + 1) & table->mask;
+    }
+    table->slots[i] = (struct slot){hash, index};
+}
+
+int hash_table_init(struct hash_table *table, const uint32_t *hashes, size_t stride, size_t n,
+                    struct error *err) {
     size_t n_slots = 16;
     while (n_slots < 2 * n) {
         n_slots *= 2;
@@ -27,15 +36,16 @@ int hash_table_init(struct hash_table *table, size_t n, struct error *err) {
     }
     memset(table->slots, 0xFF, n_slots * sizeof *table->slots); /* index -1 everywhere */
     table->mask = (uint32_t)(n_slots - 1);
-    return 0;
-}
-
-void hash_table_add(struct hash_table *table, uint32_t hash, int index) {
-    uint32_t i = hash & table->mask;
-    while (table->slots[i].index >= 0) {
-        i = (i + 1) & table->mask;
+    /* The slots are all over memory: ask for one while earlier entries are stored. */
+    const size_t ahead = 16;
+    const char *hash = (const char *)hashes;
+    for (size_t i = 0; i < n; i++, hash += stride) {
+        if (i + ahead < n) {
+            __builtin_prefetch(&table->slots[*(const uint32_t *)(hash + ahead * stride) & table->mask], 1);
+        }
+        hash_table_add(table, *(const uint32_t *)hash, (int)i);
     }
-    table->slots[i] = (struct slot){hash, index};
+    return 0;
 }
 
 int vocab_find(const struct vocab *vocab, const char *text, size_t len) {
@@ -145,19 +155,17 @@ int vocab_load(struct vocab *vocab, const struct gguf *file, bool escape, struct
         }
         vocab->tokens[i] = (struct token){.text = text.data, .len = (uint32_t)text.len};
     }
-    if (read_types(vocab, file, err) || (escape && escape_user_defined(vocab, err)) ||
-        hash_table_init(&vocab->table, array.n, err)) {
+    if (read_types(vocab, file, err) || (escape && escape_user_defined(vocab, err))) {
         return -1;
     }
     for (int i = 0; i < vocab->n; i++) {
         struct token *token = &vocab->tokens[i];
         token->hash = hash_text(token->text, token->len);
-        hash_table_add(&vocab->table, token->hash, i);
         if (token->len > vocab->max_len) {
             vocab->max_len = token->len;
         }
     }
-    return 0;
+    return hash_table_init(&vocab->table, &vocab->tokens[0].hash, sizeof vocab->tokens[0], array.n, err);
 }
 
 void vocab_free(struct vocab *vocab) {

@@ -45,9 +45,9 @@ struct vocab {
 
 uint32_t hash_text(const char *text, size_t len);
 
-/* A table with room for n entries. */
-int hash_table_init(struct hash_table *table, size_t n, struct error *err);
-void hash_table_add(struct hash_table *table, uint32_t hash, int index);
+/* A table of the entries 0 to n - 1, whose hashes are `stride` bytes apart. */
+int hash_table_init(struct hash_table *table, const uint32_t *hashes, size_t stride, size_t n,
+                    struct error *err);
 
 /* Reads tokenizer.ggml.tokens and token_type. escape: user-defined tokens get
  * "▁" for their spaces, as SentencePiece matches them in escaped text. */
