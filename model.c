@@ -253,6 +253,16 @@ void session_logits(struct session *s, int row, int n_rows, float *logits) {
 
 static uintptr_t align(uintptr_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
+static size_t most_scratch(const struct session *s) {
+    size_t most = attn_scratch_bytes(&s->shape);
+    for (int l = 0; l < s->model->config.n_layer; l++) {
+        const struct attn_layer *layer = &s->layers[l];
+        size_t bytes = layer->mode->scratch_bytes ? layer->mode->scratch_bytes(layer) : 0;
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static int allocate_buffers(struct session *s, struct error *err) {
     const struct config *c = &s->model->config;
     size_t n = s->shape.max_batch, n_threads = s->options.n_threads;
@@ -275,7 +285,7 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
         {&s->q8, acts_bytes((int)rows, widest)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
-        {&s->attn_scratch, attn_scratch_bytes(&s->shape)},
+        {&s->attn_scratch, most_scratch(s)},
     };
     /* One zeroed block: pages that a short prompt doesn't reach are never touched. */
     size_t total = ALIGNMENT;
@@ -354,7 +364,7 @@ struct session *session_create(const struct model *model, const struct session_o
         .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim), .exact = model->exact,
         .type_k = options->type_k, .type_v = options->type_v,
-        .n_threads = options->n_threads,
+        .n_ctx = options->n_ctx, .n_threads = options->n_threads,
         .rope = &c->rope, .kernels = model->kernels,
         .attend = attend_select(kernels_isa(model->kernels), model->exact),
     };

@@ -3,12 +3,14 @@
 #include <string.h>
 
 extern const struct attn_mode attn_dense;
+extern const struct attn_mode attn_topk;
 extern const struct attn_mode attn_mosa;
 extern const struct attn_mode attn_landmark;
 extern const struct attn_mode attn_infini;
 
 const struct attn_mode *const attn_modes[] = {
     &attn_dense,
+    &attn_topk,
     &attn_mosa,
     &attn_landmark,
     &attn_infini,

@@ -35,6 +35,7 @@ struct attn_shape {
     bool exact;                /* float32 arithmetic only; else 8- and 16-bit where it is faster */
     enum kv_type type_k, type_v;
     int max_batch;             /* tokens in the largest batch */
+    int n_ctx;                 /* positions, at most */
     int n_threads;
     const struct rope *rope;
     const struct kernels *kernels;
@@ -45,6 +46,12 @@ struct attn_stats {
     size_t bytes;              /* allocated for this layer's state */
     double entries_cached;     /* mean over KV heads */
     double entries_attended;   /* summed over generated tokens and query heads */
+
+    /* Of modes that measure themselves against dense attention, summed over the rows (a token's query in one
+     * head) that were measured: */
+    double rows_measured;
+    double recall;             /* share of the best keys that were found */
+    double mass;               /* share of dense attention's probabilities that the row's entries have */
 };
 
 /* One layer of one session. */
@@ -55,7 +62,7 @@ struct attn_layer {
     void *params;              /* the mode's options, of mode->params_bytes */
     struct kv_cache cache;     /* for modes that keep keys and values; set up by the caller */
     void *state;               /* whatever else the mode keeps */
-    void *scratch;             /* attn_scratch_bytes(), shared by all layers of the session */
+    void *scratch;             /* attn_scratch_bytes() or scratch_bytes(), shared by all layers of the session */
 
     /* What init() may want the session to know. */
     const char *warning;       /* one line for the user, such as that parameters aren't trained; or NULL */
@@ -74,6 +81,8 @@ struct attn_mode {
     /* Checks the options against the model, finds trained parameters,
      * allocates layer->state. */
     int (*init)(struct attn_layer *layer, const struct model *model, struct error *err);
+    /* Bytes of layer->scratch that the mode needs, if more than attn_scratch_bytes(). Before init(). */
+    size_t (*scratch_bytes)(const struct attn_layer *layer);
     /* Makes room for b->n more tokens. Called by one thread before forward(). */
     int (*reserve)(struct attn_layer *layer, const struct attn_batch *b, struct error *err);
     /* Writes b->out; called by all workers at once. Ends with a barrier. */

@@ -1,0 +1,495 @@
+/* topk.c - every query attends to the k keys that score best, after Synk et
+ * al., "Exploiting Sparsity for Long Context Inference" (arXiv 2502.06766).
+ *
+ * Of a row (one token's query in one head) that sees the entries [0, limit),
+ * the first few (`sink`) and the newest (`recent`) are attended to in any case.
+ * The candidates lie between:
+ *
+ *     0 .. begin          begin .. end                    end .. limit
+ *     sink                the k best of these             recent
+ *
+ * index=exact scores all candidates. index=page summarises the keys in pages
+ * (kernels/sparse.h) and scores those in the most promising pages only, PROBE
+ * times as many as it is to find, and the newest, which have no page yet.
+ *
+ * A token takes two steps: all workers together score keys or pages, whose
+ * memory they read once for all query heads of a group; then each query head
+ * is one worker's. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../alloc.h"
+#include "../kernels/sparse.h"
+#include "dense.h"
+
+#define GROUP_ENTRIES (PAGE * PAGE_GROUP)
+#define PROBE 8          /* keys scored per key that is to be found */
+#define MIN_PROBED 512   /* keys scored at least */
+#define CHUNK 1024       /* entries that a worker scores at a time */
+
+enum { PREFILL_DENSE, PREFILL_SPARSE };
+enum { INDEX_EXACT, INDEX_PAGE };
+
+struct topk_params {
+    int k, recent, sink, prefill, index, recall;
+};
+
+/* The pages of one KV head. */
+struct pages {
+    int n, cap;        /* groups of PAGE_GROUP pages */
+    uint8_t *groups;   /* [cap] of page_group_bytes() */
+    int *start;        /* [cap * PAGE_GROUP + 1] first entry of each page; the last page ends where the next began */
+};
+
+/* With recall=1, summed over rows. One per worker. */
+struct measure {
+    double rows, recall, mass;
+    char padding[40];  /* to a cache line */
+};
+
+struct topk {
+    const struct sparse_kernels *sparse;
+    struct pages *pages;      /* [G], index=page */
+    double attended;          /* entries, summed over generated tokens and query heads */
+    struct measure *measures; /* [n_threads], recall=1 */
+};
+
+/* What a row sees, as indices of entries. */
+struct sight {
+    int begin, end, limit;
+    int n_pages;              /* pages to choose from */
+};
+
+/* ---- scratch memory --------------------------------------------------------------- */
+
+struct topk_scratch {
+    size_t stride;            /* floats of a row of scores */
+    float *scores;            /* [H, stride] of keys, or reach of pages */
+    /* Of one worker: */
+    float *own, *spare;       /* [stride] */
+    int *list, *best;         /* [stride] */
+    float *state;             /* of the row in progress */
+};
+
+static size_t row_stride(const struct attn_shape *s) { return ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16; }
+
+static size_t topk_scratch_bytes(const struct attn_layer *layer) {
+    const struct attn_shape *s = layer->shape;
+    size_t rows = (size_t)s->n_head + 4 * (size_t)s->n_threads;
+    return (rows * row_stride(s) + (size_t)s->n_threads * ATTEND_STATE(s->head_dim)) * sizeof(float);
+}
+
+static struct topk_scratch topk_scratch(const struct attn_layer *layer, int worker) {
+    const struct attn_shape *s = layer->shape;
+    size_t stride = row_stride(s);
+    float *scores = layer->scratch;
+    float *own = scores + (size_t)s->n_head * stride + (size_t)worker * (4 * stride + ATTEND_STATE(s->head_dim));
+    return (struct topk_scratch){
+        .stride = stride, .scores = scores,
+        .own = own, .spare = own + stride,
+        .list = (int *)(void *)(own + 2 * stride), .best = (int *)(void *)(own + 3 * stride),
+        .state = own + 4 * stride,
+    };
+}
+
+/* ---- what a row sees ---------------------------------------------------------------- */
+
+/* The first of n ascending positions that is at least pos. */
+static int first_at(const int *positions, int n, int pos) {
+    int begin = 0, end = n;
+    while (begin < end) {
+        int middle = begin + (end - begin) / 2;
+        if (positions[middle] < pos) begin = middle + 1;
+        else end = middle;
+    }
+    return begin;
+}
+
+/* Token i of the batch in KV head g. */
+static struct sight see(const struct attn_layer *layer, const struct attn_batch *b, int g, int i) {
+    const struct topk_params *params = layer->params;
+    const struct topk *topk = layer->state;
+    const struct kv_head *head = &layer->cache.heads[g];
+    struct sight s = {.limit = head->n + i + 1};
+    s.begin = first_at(head->pos, s.limit, params->sink);
+    s.end = first_at(head->pos, s.limit, b->pos + i - params->recent + 1);
+    if (s.end < s.begin) s.end = s.begin;
+    if (params->index == INDEX_PAGE) {
+        const struct pages *pages = &topk->pages[g];
+        int n = pages->n;
+        while (n > 0 && pages->start[n * PAGE_GROUP] > s.limit) n--; /* tokens of this batch must not see later ones */
+        s.n_pages = first_at(pages->start, n * PAGE_GROUP, s.end);
+    }
+    return s;
+}
+
+static int pages_to_read(const struct topk_params *params) {
+    int64_t keys = (int64_t)params->k * PROBE;
+    if (keys < MIN_PROBED) keys = MIN_PROBED;
+    return keys / PAGE < 1 << 28 ? (int)(keys / PAGE) : 1 << 28;
+}
+
+/* Whether the row's candidates are chosen with the help of pages. */
+static bool by_pages(const struct topk_params *params, const struct sight *s) {
+    return params->index == INDEX_PAGE && s->end - s->begin > params->k && s->n_pages > pages_to_read(params);
+}
+
+static const float *query(const struct attn_layer *layer, const struct attn_batch *b, int token, int head) {
+    const struct attn_shape *s = layer->shape;
+    return b->q + ((size_t)token * (size_t)s->n_head + (size_t)head) * (size_t)s->head_dim;
+}
+
+/* ---- the pages ------------------------------------------------------------------------ */
+
+static int pages_reserve(struct pages *p, int n, int d) {
+    if (n <= p->cap) return 0;
+    int cap = p->cap + p->cap / 2;
+    if (cap < n) cap = n;
+    void *groups = realloc(p->groups, (size_t)cap * page_group_bytes(d));
+    if (groups) p->groups = groups;
+    int *start = realloc(p->start, ((size_t)cap * PAGE_GROUP + 1) * sizeof *start);
+    if (start) p->start = start;
+    if (!groups || !start) return -1;
+    if (p->cap == 0) start[0] = 0;
+    p->cap = cap;
+    return 0;
+}
+
+/* Groups of pages that a head has with n entries. */
+static int groups_with(const struct pages *p, int n) {
+    int paged = p->n ? p->start[p->n * PAGE_GROUP] : 0;
+    return p->n + (n - paged) / GROUP_ENTRIES;
+}
+
+static int most_new_groups(const struct attn_layer *layer, const struct attn_batch *b) {
+    const struct topk *topk = layer->state;
+    int most = 0;
+    for (int g = 0; g < layer->shape->n_head_kv; g++) {
+        int n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n) - topk->pages[g].n;
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+/* Makes pages of the entries that have none, the batch's included. Ends with a barrier. */
+static void extend_pages(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    const struct topk *topk = layer->state;
+    int G = layer->shape->n_head_kv, d = layer->shape->head_dim, most = most_new_groups(layer, b);
+    if (most == 0) return;
+    for (int item; (item = team_next(w)) < G * most;) {
+        int g = item % G, group = topk->pages[g].n + item / G;
+        struct pages *p = &topk->pages[g];
+        if (group >= groups_with(p, layer->cache.heads[g].n + b->n)) continue;
+        struct kv_view kv = kv_view(&layer->cache, g);
+        int begin = p->start[p->n * PAGE_GROUP] + item / G * GROUP_ENTRIES;
+        page_group_build(layer->shape->attend, &kv, begin, p->groups + (size_t)group * page_group_bytes(d));
+        for (int i = 1; i <= PAGE_GROUP; i++) p->start[group * PAGE_GROUP + i] = begin + i * PAGE;
+    }
+    team_barrier(w);
+    if (w->id == 0)
+        for (int g = 0; g < G; g++) topk->pages[g].n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n);
+    team_barrier(w);
+}
+
+/* Pages get shorter where entries go, which leaves their bounds valid. When they are half empty, all are made anew. */
+static void topk_dropped(struct attn_layer *layer, int head, const int *keep, int n) {
+    const struct topk *topk = layer->state;
+    if (!topk->pages) return;
+    struct pages *p = &topk->pages[head];
+    int kept = 0;
+    for (int page = 0; page <= p->n * PAGE_GROUP && p->n > 0; page++) {
+        while (kept < n && keep[kept] < p->start[page]) kept++;
+        p->start[page] = kept;
+    }
+    if (kept < p->n * GROUP_ENTRIES / 2) {
+        p->n = 0;
+        p->start[0] = 0;
+    }
+}
+
+/* ---- first step: scores of keys, or how far pages may reach -------------------------------- */
+
+static void score_keys(const struct attn_layer *layer, const float *q, const struct sight *s, int g, int chunk,
+                       float *scores, size_t stride) {
+    const struct attn_shape *shape = layer->shape;
+    struct kv_view kv = kv_view(&layer->cache, g);
+    int begin = chunk * CHUNK, end = begin + CHUNK;
+    if (begin < s->begin) begin = s->begin;
+    if (end > s->end) end = s->end;
+    if (begin < end)
+        shape->attend->scores(&kv, begin, end, q, (size_t)shape->head_dim, shape->n_head / shape->n_head_kv,
+                              scores + begin, stride);
+}
+
+static void score_pages(const struct attn_layer *layer, const float *q, const struct sight *s, int g, int chunk,
+                        float *reach, size_t stride) {
+    const struct attn_shape *shape = layer->shape;
+    const struct topk *topk = layer->state;
+    int first = chunk * (CHUNK / GROUP_ENTRIES), last = first + CHUNK / GROUP_ENTRIES;
+    for (int i = first; i < last && i * PAGE_GROUP < s->n_pages; i++)
+        topk->sparse->reach(shape->head_dim, topk->pages[g].groups + (size_t)i * page_group_bytes(shape->head_dim), q,
+                            (size_t)shape->head_dim, shape->n_head / shape->n_head_kv, reach + i * PAGE_GROUP, stride);
+}
+
+/* A chunk of entries, or the pages of as many, for all query heads of a group. */
+static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g, int chunk) {
+    const struct topk_params *params = layer->params;
+    struct topk_scratch t = topk_scratch(layer, 0);
+    struct sight s = see(layer, b, g, token);
+    int head = g * (layer->shape->n_head / layer->shape->n_head_kv);
+    if (s.end - s.begin <= params->k) return;
+    (by_pages(params, &s) ? score_pages : score_keys)(layer, query(layer, b, token, head), &s, g, chunk,
+                                                      t.scores + (size_t)head * t.stride, t.stride);
+}
+
+/* ---- second step: the k best, and attention to them ------------------------------------- */
+
+static int append_range(int *list, int n, int begin, int end) {
+    for (int i = begin; i < end; i++) list[n++] = i;
+    return n;
+}
+
+/* Scores the candidates among entries [begin, end): their indices behind the n of t->list, their scores behind
+ * those of t->own. Returns how many there are now. */
+static int read_range(const struct attn_layer *layer, const struct sight *s, int g, const float *q, int begin, int end,
+                      const struct topk_scratch *t, int n) {
+    struct kv_view kv = kv_view(&layer->cache, g);
+    if (begin < s->begin) begin = s->begin;
+    if (end > s->end) end = s->end;
+    if (begin >= end) return n;
+    layer->shape->attend->scores(&kv, begin, end, q, 0, 1, t->own + n, 0);
+    return append_range(t->list, n, begin, end);
+}
+
+/* Scores the candidates in the most promising pages, and those that have no page. */
+static int read_pages(const struct attn_layer *layer, const struct sight *s, int g, const float *q,
+                      const float *reach, const struct topk_scratch *t) {
+    const struct topk *topk = layer->state;
+    const int *start = topk->pages[g].start, *best = t->best;
+    int n = 0, n_best = select_best(topk->sparse, reach, s->n_pages, pages_to_read(layer->params), t->best, t->spare);
+    for (int i = 0, next; i < n_best; i = next) {
+        for (next = i + 1; next < n_best && best[next] == best[next - 1] + 1; next++) ; /* neighbours in one go */
+        n = read_range(layer, s, g, q, start[best[i]], start[best[next - 1] + 1], t, n);
+    }
+    return read_range(layer, s, g, q, start[s->n_pages], s->end, t, n);
+}
+
+/* What the row attends to, ascending: to t->list. Returns how many. */
+static int choose(const struct attn_layer *layer, const struct sight *s, int g, const float *q, const float *scores,
+                  const struct topk_scratch *t) {
+    const struct topk_params *params = layer->params;
+    const struct topk *topk = layer->state;
+    if (s->end - s->begin <= params->k) return append_range(t->list, 0, 0, s->limit);
+    int n;
+    if (by_pages(params, s)) {
+        int n_read = read_pages(layer, s, g, q, scores, t);
+        n = select_best(topk->sparse, t->own, n_read, params->k, t->best, t->spare);
+        for (int i = 0; i < n; i++) t->best[i] = t->list[t->best[i]];
+    } else {
+        n = select_best(topk->sparse, scores + s->begin, s->end - s->begin, params->k, t->best, t->spare);
+        for (int i = 0; i < n; i++) t->best[i] += s->begin;
+    }
+    append_range(t->list, 0, 0, s->begin);
+    memcpy(t->list + s->begin, t->best, (size_t)n * sizeof *t->best);
+    return append_range(t->list, s->begin + n, s->end, s->limit);
+}
+
+/* How many of two ascending lists' elements are in both. */
+static int in_both(const int *x, int n, const int *y, int m) {
+    int both = 0;
+    for (int i = 0, j = 0; i < n && j < m;) {
+        both += x[i] == y[j];
+        if (x[i] <= y[j]) i++;
+        else j++;
+    }
+    return both;
+}
+
+/* Compares what the row attends to, t->list [n], with the exact choice and with all entries. */
+static void measure_row(const struct attn_layer *layer, const struct sight *s, int g, const float *q, int n,
+                        const struct topk_scratch *t, struct measure *measure) {
+    const struct topk_params *params = layer->params;
+    const struct topk *topk = layer->state;
+    struct kv_view kv = kv_view(&layer->cache, g);
+    float *scores = t->own, most = -INFINITY;
+    layer->shape->attend->scores(&kv, 0, s->limit, q, 0, 1, scores, 0);
+    int wanted = select_best(topk->sparse, scores + s->begin, s->end - s->begin, params->k, t->best, t->spare);
+    for (int i = 0; i < wanted; i++) t->best[i] += s->begin;
+    int found = in_both(t->best, wanted, t->list, n);
+    double all = 0, kept = 0;
+    for (int i = 0; i < s->limit; i++) most = fmaxf(most, scores[i]);
+    for (int i = 0; i < s->limit; i++) all += expf(scores[i] - most);
+    for (int i = 0; i < n; i++) kept += expf(scores[t->list[i]] - most);
+    measure->rows++;
+    measure->recall += wanted ? (double)found / wanted : 1;
+    measure->mass += all > 0 ? kept / all : 1;
+}
+
+static void attend_row(const struct attn_layer *layer, const struct attn_batch *b, int token, int head,
+                       const struct worker *w) {
+    const struct attn_shape *s = layer->shape;
+    const struct topk *topk = layer->state;
+    struct topk_scratch t = topk_scratch(layer, w->id);
+    int g = head / (s->n_head / s->n_head_kv);
+    struct sight sight = see(layer, b, g, token);
+    struct kv_view kv = kv_view(&layer->cache, g);
+    const float *q = query(layer, b, token, head);
+    int n = choose(layer, &sight, g, q, t.scores + (size_t)head * t.stride, &t);
+    attend_init(t.state, s->head_dim);
+    s->attend->list(&kv, t.list, n, q, t.state);
+    attend_finish(t.state, s->head_dim, b->out + (q - b->q));
+    if (topk->measures) measure_row(layer, &sight, g, q, n, &t, &topk->measures[w->id]);
+}
+
+static void attend_sparsely(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    int G = layer->shape->n_head_kv, most = 0;
+    for (int g = 0; g < G; g++)
+        if (layer->cache.heads[g].n > most) most = layer->cache.heads[g].n;
+    for (int i = 0; i < b->n; i++) {
+        int chunks = (most + i) / CHUNK + 1;
+        for (int item; (item = team_next(w)) < G * chunks;) score_chunk(layer, b, i, item % G, item / G);
+        team_barrier(w);
+        for (int head; (head = team_next(w)) < layer->shape->n_head;) attend_row(layer, b, i, head, w);
+        team_barrier(w);
+    }
+    if (w->id == 0) kv_advance(&layer->cache, b->n);
+    team_barrier(w);
+}
+
+/* ---- the mode ----------------------------------------------------------------------------- */
+
+static int topk_init(struct attn_layer *layer, const struct model *model, struct error *err) {
+    (void)model;
+    const struct topk_params *params = layer->params;
+    const struct attn_shape *s = layer->shape;
+    struct topk *topk = layer->state = calloc(1, sizeof *topk);
+    if (!topk) return fail(err, "out of memory for the state of layer %d", layer->index);
+    topk->sparse = sparse_select(kernels_isa(s->kernels));
+    if (params->index == INDEX_PAGE) topk->pages = calloc((size_t)s->n_head_kv, sizeof *topk->pages);
+    if (params->recall) topk->measures = alloc_zeroed((size_t)s->n_threads * sizeof *topk->measures);
+    if ((params->index == INDEX_PAGE && !topk->pages) || (params->recall && !topk->measures))
+        return fail(err, "out of memory for the state of layer %d", layer->index);
+    return 0;
+}
+
+static int topk_reserve(struct attn_layer *layer, const struct attn_batch *b, struct error *err) {
+    struct topk *topk = layer->state;
+    if (kv_reserve(&layer->cache, b->n, err)) return -1;
+    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++)
+        if (pages_reserve(&topk->pages[g], groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n),
+                          layer->shape->head_dim))
+            return fail(err, "out of memory for the pages of --attn topk: use index=exact or a smaller context (-c)");
+    return 0;
+}
+
+static double count_attended(const struct attn_layer *layer, const struct attn_batch *b) {
+    const struct topk_params *params = layer->params;
+    double n = 0;
+    for (int g = 0; g < layer->shape->n_head_kv; g++)
+        for (int i = 0; i < b->n; i++) {
+            struct sight s = see(layer, b, g, i);
+            int candidates = s.end - s.begin;
+            n += s.limit - candidates + (candidates < params->k ? candidates : params->k);
+        }
+    return n * (layer->shape->n_head / layer->shape->n_head_kv);
+}
+
+static void topk_forward(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    const struct topk_params *params = layer->params;
+    struct topk *topk = layer->state;
+    dense_store(layer, b, w);
+    team_barrier(w);
+    if (topk->pages) extend_pages(layer, b, w);
+    if (b->prefill && params->prefill == PREFILL_DENSE) {
+        dense_attend(layer, b, w);
+        return;
+    }
+    if (w->id == 0 && !b->prefill) topk->attended += count_attended(layer, b);
+    attend_sparsely(layer, b, w);
+}
+
+static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats) {
+    const struct topk *topk = layer->state;
+    double entries = 0;
+    size_t bytes = kv_bytes(&layer->cache);
+    for (int g = 0; g < layer->cache.n_head_kv; g++) {
+        entries += layer->cache.heads[g].n;
+        if (topk->pages)
+            bytes += (size_t)topk->pages[g].cap * (page_group_bytes(layer->shape->head_dim) + PAGE_GROUP * sizeof(int));
+    }
+    *stats = (struct attn_stats){
+        .bytes = bytes,
+        .entries_cached = entries / layer->cache.n_head_kv,
+        .entries_attended = topk->attended,
+    };
+    for (int i = 0; topk->measures && i < layer->shape->n_threads; i++) {
+        stats->rows_measured += topk->measures[i].rows;
+        stats->recall += topk->measures[i].recall;
+        stats->mass += topk->measures[i].mass;
+    }
+}
+
+static void topk_free(struct attn_layer *layer) {
+    struct topk *topk = layer->state;
+    if (!topk) return;
+    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) {
+        free(topk->pages[g].groups);
+        free(topk->pages[g].start);
+    }
+    free(topk->pages);
+    free(topk->measures);
+    free(topk);
+    layer->state = NULL;
+}
+
+/* Forgets the pages whose entries are gone. */
+static void topk_trim(struct attn_layer *layer) {
+    const struct topk *topk = layer->state;
+    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) {
+        struct pages *p = &topk->pages[g];
+        while (p->n > 0 && p->start[p->n * PAGE_GROUP] > layer->cache.heads[g].n) p->n--;
+    }
+}
+
+static void topk_truncate(struct attn_layer *layer, int pos) {
+    kv_truncate(&layer->cache, pos);
+    topk_trim(layer);
+}
+
+/* Pages are made anew after restoring. */
+static int topk_state(struct attn_layer *layer, struct state_io *io, struct error *err) {
+    return kv_state(&layer->cache, io, err);
+}
+
+#define FIELD(name) offsetof(struct topk_params, name)
+
+static const struct param topk_params[] = {
+    {"k", PARAM_INT, FIELD(k), 128, 0, 1 << 30, NULL, "attention.topk.k", "best keys that a query attends to"},
+    {"recent", PARAM_INT, FIELD(recent), 64, 1, 1 << 30, NULL, NULL, "newest keys, always attended to"},
+    {"sink", PARAM_INT, FIELD(sink), 4, 0, 1 << 30, NULL, NULL, "positions below this, always attended to"},
+    {"prefill", PARAM_CHOICE, FIELD(prefill), PREFILL_DENSE, 0, 0, "dense|sparse", NULL, "attention of prompt tokens"},
+    {"index", PARAM_CHOICE, FIELD(index), INDEX_PAGE, 0, 0, "exact|page", NULL,
+     "score every key, or those in promising pages"},
+    {"recall", PARAM_BOOL, FIELD(recall), 0, 0, 1, NULL, NULL,
+     "1: compare with the exact choice and with dense attention"},
+    {0},
+};
+
+const struct attn_mode attn_topk = {
+    .name = "topk",
+    .summary = "every query attends to the k keys that score best",
+    .params = topk_params,
+    .params_bytes = sizeof(struct topk_params),
+    .evictable = true,
+    .scratch_bytes = topk_scratch_bytes,
+    .init = topk_init,
+    .reserve = topk_reserve,
+    .forward = topk_forward,
+    .stats = topk_stats,
+    .free = topk_free,
+    .reset = topk_trim,
+    .state = topk_state,
+    .dropped = topk_dropped,
+    .truncate = topk_truncate,
+};
