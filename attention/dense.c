@@ -64,18 +64,16 @@ size_t attn_scratch_bytes(const struct attn_shape *shape) {
 
 void dense_store(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     const struct attn_shape *s = layer->shape;
-    int d = s->head_dim, begin, end;
-    worker_range(w, b->n, 1, &begin, &end);
-    for (int i = begin; i < end; i++) {
+    int G = s->n_head_kv, group = s->n_head / G, d = s->head_dim, begin, end;
+    worker_range(w, b->n * G, 1, &begin, &end);
+    for (int item = begin; item < end; item++) { /* a token's key in one KV head, and the group's queries */
+        int i = item / G, g = item % G;
         const float *table = b->rope + (size_t)i * 2 * (size_t)s->rope->n_pairs;
-        float *q = b->q + (size_t)i * (size_t)(s->n_head * d);
-        for (int h = 0; h < s->n_head; h++) rope_rotate(s->rope, table, q + h * d);
-        for (int c = 0; c < s->n_head * d; c++) q[c] *= s->scale;
-        for (int g = 0; g < s->n_head_kv; g++) {
-            size_t row = ((size_t)i * (size_t)s->n_head_kv + (size_t)g) * (size_t)d;
-            rope_rotate(s->rope, table, b->k + row);
-            kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, b->k + row, b->v + row);
-        }
+        float *k = b->k + (size_t)item * (size_t)d, *q = b->q + (size_t)(item * group) * (size_t)d;
+        for (int h = 0; h < group; h++) rope_rotate(s->rope, table, q + h * d);
+        for (int c = 0; c < group * d; c++) q[c] *= s->scale;
+        rope_rotate(s->rope, table, k);
+        kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, k, b->v + (size_t)item * (size_t)d);
     }
 }
 
@@ -202,6 +200,7 @@ void dense_attend(struct attn_layer *layer, const struct attn_batch *b, struct w
 
 static int dense_init(struct attn_layer *layer, const struct model *model, struct error *err) {
     (void)model;
+    layer->cache.store = layer->shape->attend->store;
     layer->state = calloc(1, sizeof(struct dense));
     return layer->state ? 0 : fail(err, "out of memory for the state of layer %d", layer->index);
 }

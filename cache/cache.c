@@ -16,6 +16,7 @@ int kv_init(struct kv_cache *c, int n_head_kv, int head_dim, enum kv_type type_k
     *c = (struct kv_cache){.n_head_kv = n_head_kv, .head_dim = head_dim, .type_k = type_k, .type_v = type_v};
     if (head_dim < 1 || head_dim > KV_MAX_DIM)
         return fail(err, "a head size of %d is not supported: it must be 1 to %d", head_dim, KV_MAX_DIM);
+    c->store = kv_row_store;
     c->k_row_bytes = kv_row_bytes(type_k, head_dim);
     c->v_row_bytes = kv_row_bytes(type_v, head_dim);
     c->heads = calloc((size_t)n_head_kv, sizeof *c->heads);
@@ -66,8 +67,8 @@ int kv_reserve(struct kv_cache *c, int n, struct error *err) {
 void kv_write(const struct kv_cache *c, int head, int i, int pos, const float *k, const float *v) {
     const struct kv_head *h = &c->heads[head];
     h->pos[i] = pos;
-    kv_row_store(c->type_k, c->head_dim, k, h->k + (size_t)i * c->k_row_bytes);
-    kv_row_store(c->type_v, c->head_dim, v, h->v + (size_t)i * c->v_row_bytes);
+    c->store(c->type_k, c->head_dim, k, h->k + (size_t)i * c->k_row_bytes);
+    c->store(c->type_v, c->head_dim, v, h->v + (size_t)i * c->v_row_bytes);
 }
 
 void kv_advance(struct kv_cache *c, int n) {
