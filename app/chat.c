@@ -52,9 +52,9 @@ static int take_turn(struct chat *chat, const char *text, size_t len, struct err
     struct token_list tokens = {0};
     int status = encode_message(chat, text, len, &tokens, err);
     if (!status && !session_fits(s, tokens.n + 1))
-        fprintf(stderr, "no room: the message has %d tokens, and %d of the context's %d are free; /clear begins "
-                        "a new conversation, a larger -c makes room\n", tokens.n,
-                s->options.n_ctx - s->n_past, s->options.n_ctx);
+        fprintf(stderr, "no room: the message has %d tokens, and %d of the context's %d are free; "
+                        "/clear begins a new conversation, a larger -c makes room\n",
+                tokens.n, s->options.n_ctx - s->n_past, s->options.n_ctx);
     else if (!status && (tokens.n > 0 || s->n > 0))
         status = answer(chat->app, &tokens, err);
     token_list_free(&tokens);

@@ -34,7 +34,8 @@ def terminal():
     def start(*args, prompt="> ", **kwargs):
         t = Terminal(*args, **kwargs)
         started.append(t)
-        t.wait_prompt(prompt)
+        if prompt:
+            t.wait_prompt(prompt)
         return t
 
     yield start
@@ -132,6 +133,25 @@ def test_clear_begins_anew(model):
     assert figures(twice.stderr.decode()) == (2 * n, 16, n + 8)
 
 
+STATEFUL = {
+    "mosa": ("--attn", "mosa:k=16"),
+    "infini": ("--attn", "infini:segment=16"),
+    "landmark": ("--attn", "landmark:block=8,topk=2"),
+    "window": ("--kv-evict", "window:budget=24"),
+    "h2o": ("--kv-evict", "h2o:budget=24"),
+}
+
+
+@pytest.mark.parametrize("args", STATEFUL.values(), ids=STATEFUL)
+def test_clear_forgets_what_modes_and_policies_keep(tiny_model, args):
+    model = tiny_model(mosa="group", infini=True, landmark="vocab")[0]
+    message = "This is long enough to fill some blocks, and segments, and budgets."
+    once = chat(model, [message, "And then?"], *GREEDY, *args)
+    twice = chat(model, [message, "And then?", "/clear", message, "And then?"], *GREEDY, *args)
+    assert once.stdout.count(b"\n") == 2
+    assert twice.stdout == 2 * once.stdout
+
+
 def test_exit_leaves_the_rest_unread(model):
     assert chat(model, ["Hello", "/exit", "Hello"], *GREEDY).stdout == chat(model, ["Hello"], *GREEDY).stdout
 
@@ -222,7 +242,8 @@ def test_signal_ends_a_piped_chat(endless_model, number):
 
 
 def test_conversation_on_a_terminal(model, terminal):
-    answers = [line.rstrip() for line in chat(model, ["Hello", "And then?"], *GREEDY).stdout.decode().splitlines()]
+    result = chat(model, ["Hello", "And then?"], *GREEDY)
+    answers = [line.rstrip() for line in result.stdout.decode().splitlines()]
     t = terminal(RUN, model, *GREEDY)
     t.send_and_see("Hello\r", answers[0], ">")
     t.send_and_see("And then?\r", answers[1], ">")
@@ -247,6 +268,24 @@ def test_ctrl_c_stops_the_answer_only(endless_model, terminal):
         assert prompt == first + (turns - 1) * later
         assert generated > 10 * turns
         assert context == prompt + generated  # all that was shown is remembered
+    t.send("\x04")
+    assert t.exit_status() == 0
+
+
+def test_ctrl_c_stops_a_long_message(endless_model, terminal, tmp_path):
+    file = tmp_path / "long.txt"
+    file.write_text("all work and no play " * 20_000)
+    t = terminal(RUN, endless_model, "-f", file, "-i", "-b", 32, "--temp", 0, "-n", 8, prompt=None)
+    t.wait(lambda t: " tok/s" in t.output)
+    t.send("\x03")
+    t.wait_prompt()
+    read, total = map(int, re.search(r"stopped after (\d+) of the message's (\d+) tokens", t.output).groups())
+    assert 0 < read < total
+    t.send("Hello\r")
+    t.wait_prompt()
+    t.send("/stats\r")
+    t.wait(lambda t: "context: " in t.output)
+    assert figures(t.output)[2] == read + len(tokenize(endless_model, turn("Hello", first=False))) + 8
     t.send("\x04")
     assert t.exit_status() == 0
 
@@ -366,7 +405,8 @@ def test_long_lines_wrap(model, terminal):
     assert t.screen.cursor() == (2, 14)
     t.send(HOME + "12")
     shown = "> 12" + letters
-    t.wait(lambda t: t.screen.lines() == [shown[:20], shown[20:40], shown[40:]] and t.screen.cursor() == (0, 4))
+    rows = [shown[:20], shown[20:40], shown[40:]]
+    t.wait(lambda t: t.screen.lines() == rows and t.screen.cursor() == (0, 4))
     t.send(END + "\x7f" * 16)
     t.wait(lambda t: t.screen.lines() == [shown[:20], shown[20:40]] and t.screen.cursor() == (2, 0))
     t.send("\x15")
@@ -442,5 +482,6 @@ def test_only_answers_go_to_standard_output(model, terminal, tmp_path):
 
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="models/smollm2.gguf is missing: make model")
 def test_smollm2_remembers():
-    result = chat(SMOLLM2, ["The secret word is banana.", "What is the secret word?"], "--temp", 0, "-n", 20, "-q")
+    messages = ["The secret word is banana.", "What is the secret word?"]
+    result = chat(SMOLLM2, messages, "--temp", 0, "-n", 20, "-q")
     assert "banana" in result.stdout.decode().splitlines()[-1]
