@@ -14,6 +14,13 @@ struct figures {
     double prompt_seconds, gen_seconds, load_seconds;
 };
 
+/* What --score found, for --stats; the last three with --compare only. */
+struct comparison {
+    int tokens;                                /* 0: nothing was scored */
+    double perplexity, other_perplexity;
+    double mean_kl, top1_agreement;
+};
+
 struct app {
     struct options options;
     const struct kernels *kernels;
@@ -25,6 +32,7 @@ struct app {
     float *logits;                             /* [n_vocab] */
     char *piece;                               /* room for one token's bytes and their printable form */
     struct figures figures;
+    struct comparison comparison;
     volatile sig_atomic_t *interrupted;        /* SIGINT or SIGTERM once one came; a job may clear it */
 };
 

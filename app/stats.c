@@ -29,6 +29,14 @@ static void write_string(FILE *f, const char *key, const char *value) {
     fprintf(f, "\",\n");
 }
 
+static void write_comparison(FILE *f, const struct app *app) {
+    const struct comparison *c = &app->comparison;
+    if (c->tokens) fprintf(f, "  \"perplexity\": %.6f,\n", c->perplexity);
+    if (c->tokens && app->options.compare)
+        fprintf(f, "  \"compare_perplexity\": %.6f,\n  \"mean_kl\": %.8f,\n  \"top1_agreement\": %.6f,\n",
+                c->other_perplexity, c->mean_kl, c->top1_agreement);
+}
+
 int app_write_stats(const struct app *app, const char *path, struct error *err) {
     const struct figures *fig = &app->figures;
     const struct options *o = &app->options;
@@ -51,6 +59,7 @@ int app_write_stats(const struct app *app, const char *path, struct error *err) 
     write_string(f, "kv_evict", o->kv_evict ? o->kv_evict : "none");
     write_string(f, "kv_type", o->kv_type);
     write_string(f, "isa", kernels_isa(app->kernels));
+    write_comparison(f, app);
     fprintf(f, "  \"threads\": %d,\n  \"seed\": %llu\n}\n", app->session->options.n_threads,
             (unsigned long long)o->seed);
     return output_commit(&out, err);
