@@ -31,6 +31,9 @@ $(BUILD)/kernels/%_avx2.o:       ISA_FLAGS = $(AVX2)
 $(BUILD)/kernels/%_avx512.o:     ISA_FLAGS = $(AVX512)
 $(BUILD)/kernels/%_avx512vnni.o: ISA_FLAGS = $(AVX512) -mavx512vnni
 $(BUILD)/kernels/%_amx.o:        ISA_FLAGS = $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
+ifeq ($(ARCH),x86_64)
+$(BUILD)/tests/unit/test_amx.o:  ISA_FLAGS = $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
+endif
 
 TESTS   := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 

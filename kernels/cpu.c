@@ -3,6 +3,14 @@
 
 #include "internal.h"
 
+#if defined(__x86_64__) || defined(__i386__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 static bool any_cpu(void) { return true; }
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -15,6 +23,24 @@ static bool has_avx512(void) {
 }
 
 static bool has_avx512vnni(void) { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+/* The tile registers are large, so Linux wants to be asked before a process uses
+ * them, and virtual machines may refuse. */
+static bool may_use_tiles(void) {
+#if defined(__linux__) && defined(__x86_64__)
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool has_amx(void) {
+    const unsigned amx_tile = 1u << 24, amx_int8 = 1u << 25;
+    unsigned a, b, c, d;
+    return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & amx_tile && d & amx_int8 &&
+           may_use_tiles();
+}
 #endif
 
 /* Slowest first. */
@@ -27,6 +53,7 @@ static const struct {
     {&kernels_avx2, has_avx2},
     {&kernels_avx512, has_avx512},
     {&kernels_avx512vnni, has_avx512vnni},
+    {&kernels_amx, has_amx},
 #endif
 };
 

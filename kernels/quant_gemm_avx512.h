@@ -97,23 +97,28 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
         }
 }
 
-INLINE void gemm_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a,
-                       float *y, size_t y_stride, bool add, void *scratch) {
+/* Activation rows from `row` on. */
+INLINE void run_tiles(int group, int zero, int groups, const struct panel *p, const struct acts *a, int row,
+                      const struct gemm_out *out) {
     struct act_view v = act_view(a);
+    size_t i = (size_t)row, n = (size_t)a->n;
+    for (; i + TILE <= n; i += TILE) gemm_tile(TILE, group, zero, groups, p, &v, i, out);
+    switch (n - i) {
+    case 5: gemm_tile(5, group, zero, groups, p, &v, i, out); break;
+    case 4: gemm_tile(4, group, zero, groups, p, &v, i, out); break;
+    case 3: gemm_tile(3, group, zero, groups, p, &v, i, out); break;
+    case 2: gemm_tile(2, group, zero, groups, p, &v, i, out); break;
+    case 1: gemm_tile(1, group, zero, groups, p, &v, i, out); break;
+    default: break;
+    }
+}
+
+INLINE void gemm_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                       size_t y_stride, bool add, void *scratch) {
     uint8_t shift = (uint8_t)(zero - quant_formats[w->type].zero);
     struct panel p = unpack_panel(w, begin, end, shift, interleave_512, scratch);
     struct gemm_out out = {y + begin, y_stride, end - begin, add};
-    int groups = w->cols / group;
-    size_t i = 0, n = (size_t)a->n;
-    for (; i + TILE <= n; i += TILE) gemm_tile(TILE, group, zero, groups, &p, &v, i, &out);
-    switch (n - i) {
-    case 5: gemm_tile(5, group, zero, groups, &p, &v, i, &out); break;
-    case 4: gemm_tile(4, group, zero, groups, &p, &v, i, &out); break;
-    case 3: gemm_tile(3, group, zero, groups, &p, &v, i, &out); break;
-    case 2: gemm_tile(2, group, zero, groups, &p, &v, i, &out); break;
-    case 1: gemm_tile(1, group, zero, groups, &p, &v, i, &out); break;
-    default: break;
-    }
+    run_tiles(group, zero, w->cols / group, &p, a, 0, &out);
 }
 
 #define GEMM(name, group, zero)                                                                                  \

@@ -24,6 +24,10 @@ DECLARE_MATMUL(gemm_f32_avx512);
 DECLARE_MATMUL(gemm_f16_avx512);
 DECLARE_MATMUL(gemm_bf16_avx512);
 
+DECLARE_MATMUL(gemm_min_amx);
+DECLARE_MATMUL(gemm_zero_amx);
+DECLARE_MATMUL(gemm_zero_16_amx);
+
 void quantize_avx2(const struct acts *a, int row);
 void rmsnorm_avx2(float *out, const float *x, const float *weight, int n, float eps);
 void silu_mul_avx2(float *gate, const float *up, int n);
