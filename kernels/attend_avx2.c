@@ -19,7 +19,7 @@ typedef __m256 vec;
 #define v_max _mm256_max_ps
 #define v_fma _mm256_fmadd_ps
 
-/* As in attend_avx512.h; below -87 the result would leave the normal range. */
+/* As v_exp2() in attend_avx512.h; below -87 the result would leave the normal range. */
 static inline vec v_exp(vec x) {
     vec t = v_mul(v_max(x, v_set(-88)), v_set(1.44269504f));
     vec n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(t, n);

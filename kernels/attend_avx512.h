@@ -23,10 +23,9 @@ typedef __m512 vec;
 #define v_sum _mm512_reduce_add_ps
 #define v_max_lane _mm512_reduce_max_ps
 
-/* 2^(x log2 e) = 2^n 2^f with |f| <= 1/2; the polynomial's relative error is 2e-7. */
-static inline vec v_exp(vec x) {
-    vec t = v_mul(x, v_set(1.44269504f));
-    vec n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(t, n);
+/* 2^x = 2^n 2^f with |f| <= 1/2; the polynomial's relative error is 2e-7. */
+static inline vec v_exp2(vec x) {
+    vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(x, n);
     vec y = v_fma(f, v_set(1.535336188e-4f), v_set(1.339887440e-3f));
     y = v_fma(y, f, v_set(9.618437357e-3f));
     y = v_fma(y, f, v_set(5.550332471e-2f));
@@ -35,6 +34,8 @@ static inline vec v_exp(vec x) {
     y = v_fma(y, f, v_set(1.0f));
     return _mm512_scalef_ps(y, n);
 }
+
+static inline vec v_exp(vec x) { return v_exp2(v_mul(x, v_set(1.44269504f))); }
 
 static inline vec v_below(vec x, vec index, vec limit) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(index, limit, _CMP_LT_OQ), v_set(-1e30f), x);

@@ -18,6 +18,7 @@
 #define QUADS (ATTEND_BLOCK / 4)  /* groups of 4 entries */
 #define MAX_PARTS (KV_MAX_DIM / KV_BLOCK)
 #define P_ONE 255.0f              /* the weight 1 */
+#define LOG2_E 1.44269504f
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -116,7 +117,7 @@ static void pack(const struct kv_view *kv, int begin, int n, void *base) {
 
 struct tile_i8 {
     _Alignas(64) uint8_t q[KV_MAX_DIM / 4][TILE_ROWS][4];  /* plus 128 */
-    _Alignas(64) float q_scale[MAX_PARTS][TILE_ROWS];
+    _Alignas(64) float q_scale[MAX_PARTS][TILE_ROWS];      /* times log2 e: scores and maxima are for 2^x */
     _Alignas(64) uint8_t p[QUADS][TILE_ROWS][4];           /* weights, P_ONE for the largest */
     _Alignas(64) float s[ATTEND_BLOCK][TILE_ROWS];         /* scores */
     _Alignas(64) float acc[KV_MAX_DIM][TILE_ROWS];
@@ -162,42 +163,49 @@ INLINE void qk_tile_i8(struct tile_i8 *t, int parts, const struct block *b, int 
         UNROLL for (int x = 0; x < VECS; x++) v_store(t->s[i + j] + x * LANES, s[j][x]);
 }
 
-/* P_ONE * e^x for x <= 0 as an integer: a polynomial of relative error 1e-4 will do. */
-INLINE __m512i exp_i8(vec x) {
-    vec t = v_mul(x, v_set(1.44269504f));
-    vec n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(t, n);
-    vec y = v_fma(f, v_set(5.58268058e-2f * P_ONE), v_set(2.42202136e-1f * P_ONE));
-    y = v_fma(y, f, v_set(6.93147180e-1f * P_ONE));
-    y = v_fma(y, f, v_set(0.99992807f * P_ONE));
-    return _mm512_cvtps_epi32(_mm512_scalef_ps(y, n));
+/* P_ONE * 2^x for x <= 0 as an integer: a polynomial of relative error 1e-4 will do. */
+INLINE __m512i exp2_i8(vec x) {
+    vec f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); /* x - floor(x) */
+    vec y = v_fma(f, v_set(7.802452e-2f * P_ONE), v_set(2.2606718e-1f * P_ONE));
+    y = v_fma(y, f, v_set(6.9583352e-1f * P_ONE));
+    y = v_fma(y, f, v_set(9.9992522e-1f * P_ONE));
+    return _mm512_cvtps_epi32(_mm512_scalef_ps(y, x)); /* times 2^floor(x) */
 }
 
 /* Weights of the first n entries of the block, and of none up to a group of 4. */
 INLINE void softmax_tile_i8(struct tile_i8 *t, int n, bool masked) {
     const __m512i ones = _mm512_set1_epi8(1);
-    for (int x = 0; x < TILE_ROWS; x += LANES) {
-        vec limit = v_load(t->limit + x), old = v_load(t->max + x), top = v_set(NEVER);
-        for (int i = 0; i < n; i++) {
-            vec s = v_load(t->s[i] + x);
-            if (masked) {
-                s = v_below(s, v_set((float)i), limit);
-                v_store(t->s[i] + x, s);
+    vec top[VECS], next[VECS]; /* of even and of odd entries: a chain of maxima is slow */
+    UNROLL for (int x = 0; x < VECS; x++) top[x] = next[x] = v_set(NEVER);
+    if (masked)
+        for (int i = 0; i < n; i++)
+            UNROLL for (int x = 0; x < VECS; x++) {
+                float *s = t->s[i] + x * LANES;
+                v_store(s, v_below(v_load(s), v_set((float)i), v_load(t->limit + x * LANES)));
             }
-            top = v_max(top, s);
+    for (int i = n; i % 4; i++)
+        UNROLL for (int x = 0; x < VECS; x++) v_store(t->s[i] + x * LANES, v_set(NEVER));
+    for (int i = 0; i < n; i += 2)
+        UNROLL for (int x = 0; x < VECS; x++) {
+            top[x] = v_max(top[x], v_load(t->s[i] + x * LANES));
+            next[x] = v_max(next[x], v_load(t->s[i + 1] + x * LANES));
         }
-        for (int i = n; i % 4; i++) v_store(t->s[i] + x, v_set(NEVER));
-        vec floor = v_max(top, v_set(NEVER / 2)); /* a row that sees nothing here gets weights of zero */
+    UNROLL for (int v = 0; v < VECS; v++) {
+        int x = v * LANES;
+        vec old = v_load(t->max + x);
+        top[v] = v_max(top[v], next[v]);
+        vec floor = v_max(top[v], v_set(NEVER / 2)); /* a row that sees nothing here gets weights of zero */
         __m512i sum = _mm512_setzero_si512();
         for (int i = 0; i < n; i += 4) {
             __m512i w[4];
-            UNROLL for (int j = 0; j < 4; j++) w[j] = exp_i8(v_sub(v_load(t->s[i + j] + x), floor));
+            UNROLL for (int j = 0; j < 4; j++) w[j] = exp2_i8(v_sub(v_load(t->s[i + j] + x), floor));
             __m512i low = _mm512_or_si512(w[0], _mm512_slli_epi32(w[1], 8));
             __m512i high = _mm512_or_si512(w[2], _mm512_slli_epi32(w[3], 8));
             __m512i all = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
             sum = _mm512_dpbusd_epi32(sum, all, ones);
             _mm512_store_si512(t->p[i / 4][x], all);
         }
-        vec max = v_max(old, top), shrink = v_exp(v_sub(old, max)), grow = v_exp(v_sub(top, max));
+        vec max = v_max(old, top[v]), shrink = v_exp2(v_sub(old, max)), grow = v_exp2(v_sub(top[v], max));
         vec block_sum = v_mul(_mm512_cvtepi32_ps(sum), v_mul(grow, v_set(1 / P_ONE)));
         v_store(t->sum + x, v_fma(v_load(t->sum + x), shrink, block_sum));
         v_store(t->max + x, max);
@@ -241,13 +249,13 @@ static void load_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows
         for (int c = 0; c < width; c += KV_BLOCK) {
             __m512i codes[2];
             _Alignas(16) uint8_t bytes[KV_BLOCK];
-            t->q_scale[c / KV_BLOCK][r] = quantize_part(q + c, codes);
+            t->q_scale[c / KV_BLOCK][r] = quantize_part(q + c, codes) * LOG2_E;
             for (int half = 0; half < 2; half++)
                 _mm_store_si128((__m128i *)bytes + half,
                                 _mm512_cvtepi32_epi8(_mm512_add_epi32(codes[half], _mm512_set1_epi32(128))));
             for (int i = 0; i < KV_BLOCK; i += 4) memcpy(t->q[(c + i) / 4][r], bytes + i, 4);
         }
-        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] : NEVER;
+        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] * LOG2_E : NEVER;
         t->sum[r] = row->state[ATTEND_SUM];
     }
     load_transposed(t->acc, d, rows, m, true);
@@ -257,7 +265,7 @@ static void load_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows
 static void store_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
     store_transposed(t->acc, d, rows, m);
     for (int r = 0; r < m; r++) {
-        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] : -INFINITY;
+        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] / LOG2_E : -INFINITY;
         rows[r].state[ATTEND_SUM] = t->sum[r];
     }
 }

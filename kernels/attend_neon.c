@@ -23,7 +23,7 @@ static inline vec v_zero(void) { return vdupq_n_f32(0); }
 
 static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 
-/* As in attend_avx512.h; below -87 the result would leave the normal range. */
+/* As v_exp2() in attend_avx512.h; below -87 the result would leave the normal range. */
 static inline vec v_exp(vec x) {
     vec t = v_mul(v_max(x, v_set(-88)), v_set(1.44269504f));
     vec n = vrndnq_f32(t), f = v_sub(t, n);
