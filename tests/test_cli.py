@@ -73,7 +73,7 @@ def assert_fails(result, code, *mentions):
         (["--attn", "spiral"], "spiral"),
         (["--attn", "dense@x"], "x"),
         (["--attn", "dense@7"], "7"),
-        (["--attn", "dense:k=1"], "k"),
+        (["--attn", "dense:k=1"], "dense"),
         (["--attn", ""], "--attn"),
         (["--kv-type", "q3_z"], "q3_z"),
         (["--rope-scaling", "sideways"], "sideways"),
@@ -205,8 +205,8 @@ def test_generation_stops_at_the_end_of_the_context(model, tmp_path):
 
 def test_ids_out_of_range(model):
     assert_fails(run(model, "--ids", "5 100000", "-n", 1, ok=False), 1, "100000")
-    assert_fails(run(model, "--ids", "-1", "-n", 1, ok=False), 1, "-1")
-    assert_fails(run(model, "--ids", "five", "-n", 1, ok=False), 1, "five")
+    assert_fails(run(model, "--ids", "-1", "-n", 1, ok=False), 2, "-1")
+    assert_fails(run(model, "--ids", "five", "-n", 1, ok=False), 2, "five")
 
 
 @pytest.mark.parametrize("args", [["-p", ""], ["--ids", ""], []], ids=["-p", "--ids", "stdin"])

@@ -88,44 +88,40 @@ def test_logits(tiny_model, mode, spec, name, batch):
     assert relative_error(got, want) < 1e-3
 
 
+def clear_case(reference, n_prompt, attn, n=20, least=6):
+    """(prompt, what greedy decoding adds), up to the first token whose two best logits are within 0.002."""
+    for seed in range(4, 20):
+        prompt = random_ids(n_prompt, seed)
+        added, _ = reference.greedy(prompt, n, attn=attn)
+        top = reference.logits(prompt + added, attn=attn, n_prompt=n_prompt)[n_prompt - 1 : -1].topk(2).values
+        close = (top[:, 0] - top[:, 1] <= 2e-3).nonzero()
+        clear = int(close[0]) if len(close) else n
+        if clear >= least:
+            return prompt, added[:clear]
+    raise AssertionError("no seed gives a clear case")
+
+
 @pytest.mark.parametrize("split", [1, 37, 96])
 @pytest.mark.parametrize("mode, spec", CASES, ids=[spec for _, spec in CASES])
 def test_prefill_then_decode(tiny_model, mode, spec, split):
     """Greedy tokens after prompts of several lengths: what a mode keeps carries over to generation."""
     needs(mode)
     path, reference = tiny_model(**MODELS["gqa"])
-    args = (
-        "--ids",
-        ids_text(random_ids(split, seed=4)),
-        "-n",
-        20,
-        "--temp",
-        0,
-        "--attn",
-        spec,
-        "--kv-type",
-        "f32",
-    )
+    args = ("-n", 20, "--temp", 0, "--kv-type", "f32", "-b", 16)
     if "select=sequence" in spec:
-        assert_fails(run(path, *args, ok=False), 2, "sequence")
+        assert_fails(run(path, "-p", "x", "--attn", spec, *args, ok=False), 2, "sequence")
         return
-    want, margin = reference.greedy(random_ids(split, seed=4), 20, attn=spec)
-    got = run(path, *args, "-b", 16).stdout.decode()
-    sure = 20 if margin > 2e-3 else first_close_call(reference, random_ids(split, seed=4), want, spec)
-    assert got[: len(tiny.text_of(want[:sure]))] == tiny.text_of(want[:sure])
-    assert sure >= 5, "choose another seed: the reference is undecided"
-
-
-def first_close_call(reference, prompt, generated, spec):
-    """How many of the generated tokens are clear: before the first whose two best logits are within 0.002."""
-    rows = reference.logits(prompt + generated, attn=spec, n_prompt=len(prompt))[len(prompt) - 1 : -1]
-    top = rows.topk(2).values
-    close = (top[:, 0] - top[:, 1] <= 2e-3).nonzero()
-    return int(close[0]) if len(close) else len(generated)
+    if spec.startswith("landmark") and "key=mean" not in spec:
+        # in the first layer all landmarks have the same key: which are retrieved would be left to rounding
+        spec = f"dense@0;{spec}@1-"
+    prompt, added = clear_case(reference, split, spec)
+    out = run(path, "--ids", ids_text(prompt), "--attn", spec, *args).stdout.decode()
+    assert out[: len(tiny.text_of(added))] == tiny.text_of(added)
 
 
 POLICIES = ["window", "keydiff", "knorm", "h2o", "tova", "snapkv"]
 EVICT = [f"{p}:budget=24,sink={s},recent={r}" for p in POLICIES for s, r in ((4, 0), (0, 6), (4, 20))]
+EVICT = [f"{e},window=8" if e.startswith("snapkv") else e for e in EVICT]
 EVICT += [
     "window:budget=24,sink=4,rerotate=1",
     "keydiff:budget=24,sink=4,rerotate=1",

@@ -4,6 +4,7 @@ An evicted entry is one that later queries can't see. What the definitions leave
 - snapkv acts once, when the last prompt token is in the cache (generated tokens then stay, as in the
   paper). The mean attention is pooled over the positions before the window, zeros beyond the ends counting,
   as kvpress does.
+- Policies made of attention probabilities see those of dense attention over the cache, whatever the mode.
 - rerotate: before each batch the entries stand at positions 0, 1, ... in their order, and the batch follows.
 """
 
@@ -39,11 +40,12 @@ def attend(layer, select, opts, policy, batch):
         q = layer.rope.rotate(layer.q[t].transpose(0, 1), place.repeat_interleave(H // G, 0)[:, begin:end])
         scores = q @ rotated.repeat_interleave(H // G, 0).mT / math.sqrt(d)
         visible = alive.repeat_interleave(H // G, 0)[:, None, :] & (t_all <= t[:, None])
-        probs = select(scores, t, visible, t < layer.n_prompt, **opts)
-        out[t] = (probs @ v.repeat_interleave(H // G, 0)).transpose(0, 1)
+        attention = select(scores, t, visible, t < layer.n_prompt, **opts)
+        out[t] = (attention @ v.repeat_interleave(H // G, 0)).transpose(0, 1)
         if policy is None:
             continue
         name, p = policy
+        probs = modes.masked_softmax(scores, visible)
         received += probs.sum(1).view(G, H // G, T).mean(1)
         recent_probs = torch.cat((recent_probs, probs), dim=1)[:, -p["window"] :]
         if name == "snapkv" and end != layer.n_prompt:

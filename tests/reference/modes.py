@@ -33,7 +33,7 @@ def per_query_head(x, n_head):
     return x.repeat_interleave(n_head // x.shape[1], dim=1).transpose(0, 1)
 
 
-# ---- selections: scores [H, n, T] = q.k/sqrt(d), rotated; t [n] positions; visible [H, n, T]; prompt [n] bool.
+# ---- selections: scores [H, n, T] = q.k/sqrt(d), rotated; t [n] positions; visible [H, n, T]; prompt [n].
 
 
 def dense(scores, t, visible, prompt):
