@@ -120,6 +120,7 @@ static const struct {
     {"amx", &attend_avx512, &attend_avx512vnni},
 #elif defined(__aarch64__)
     {"neon", &attend_neon, &attend_neon},
+    {"neondot", &attend_neon, &attend_neon},
 #endif
 };
 

@@ -10,6 +10,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#if defined(__linux__) && defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 static bool any_cpu(void) { return true; }
 
@@ -43,6 +47,16 @@ static bool has_amx(void) {
 }
 #endif
 
+#if defined(__aarch64__)
+static bool has_dot_products(void) {
+#ifdef __linux__
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+    return false;
+#endif
+}
+#endif
+
 /* Slowest first. */
 static const struct {
     const struct kernels *table;
@@ -55,6 +69,10 @@ static const struct {
     {&kernels_avx512vnni, has_avx512vnni},
     {&kernels_amx, has_amx},
 #endif
+#if defined(__aarch64__)
+    {&kernels_neon, any_cpu},
+    {&kernels_neondot, has_dot_products},
+#endif
 };
 
 #define N_CANDIDATES ((int)(sizeof candidates / sizeof *candidates))
@@ -64,13 +82,13 @@ const struct kernels *kernels_select(const char *isa, struct error *err) {
         if (isa && strcmp(candidates[i].table->isa, isa)) continue;
         if (candidates[i].runs()) return candidates[i].table;
     }
-    static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+    static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], isa)) continue;
         fail(err, "instruction set %s: this CPU or system can't run it", isa);
         return NULL;
     }
-    fail(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx or neon", isa);
+    fail(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx, neon or neondot", isa);
     return NULL;
 }
 

@@ -31,7 +31,8 @@ struct kernels {
 
 /* The tables. Those of other instruction sets than the target's don't exist;
  * each fills its gaps with the functions of a lesser one. */
-extern const struct kernels kernels_c, kernels_avx2, kernels_avx512, kernels_avx512vnni, kernels_amx;
+extern const struct kernels kernels_c, kernels_avx2, kernels_avx512, kernels_avx512vnni, kernels_amx, kernels_neon,
+    kernels_neondot;
 
 /* ---- quantised activations ---------------------------------------------------
  *

@@ -28,6 +28,12 @@ struct quant_format {
 #if defined(__F16C__)
 #include <immintrin.h>
 static inline float half_to_float(uint16_t h) { return _cvtsh_ss(h); }
+#elif defined(__aarch64__)
+static inline float half_to_float(uint16_t h) {
+    __fp16 f;
+    memcpy(&f, &h, sizeof f);
+    return f;
+}
 #else
 static inline float half_to_float(uint16_t h) { return f16_to_f32(h); }
 #endif

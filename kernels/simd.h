@@ -11,18 +11,18 @@
     void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add, \
               void *scratch)
 
-DECLARE_MATVEC(matvec_f32_avx2);
-DECLARE_MATVEC(matvec_f16_avx2);
-DECLARE_MATVEC(matvec_bf16_avx2);
-DECLARE_MATMUL(gemm_f32_avx2);
-DECLARE_MATMUL(gemm_f16_avx2);
-DECLARE_MATMUL(gemm_bf16_avx2);
-DECLARE_MATVEC(matvec_f32_avx512);
-DECLARE_MATVEC(matvec_f16_avx512);
-DECLARE_MATVEC(matvec_bf16_avx512);
-DECLARE_MATMUL(gemm_f32_avx512);
-DECLARE_MATMUL(gemm_f16_avx512);
-DECLARE_MATMUL(gemm_bf16_avx512);
+/* One of each for an instruction set. */
+#define DECLARE_FLOAT_PRODUCTS(isa)        \
+    DECLARE_MATVEC(matvec_f32_##isa);      \
+    DECLARE_MATVEC(matvec_f16_##isa);      \
+    DECLARE_MATVEC(matvec_bf16_##isa);     \
+    DECLARE_MATMUL(gemm_f32_##isa);        \
+    DECLARE_MATMUL(gemm_f16_##isa);        \
+    DECLARE_MATMUL(gemm_bf16_##isa)
+
+DECLARE_FLOAT_PRODUCTS(avx2);
+DECLARE_FLOAT_PRODUCTS(avx512);
+DECLARE_FLOAT_PRODUCTS(neon);
 
 DECLARE_MATMUL(gemm_min_amx);
 DECLARE_MATMUL(gemm_zero_amx);
@@ -37,3 +37,5 @@ void quantize_avx512(const struct acts *a, int row);
 void rmsnorm_avx512(float *out, const float *x, const float *weight, int n, float eps);
 void silu_mul_avx512(float *gate, const float *up, int n);
 void vec_add_avx512(float *x, const float *y, int n);
+
+void silu_mul_neon(float *gate, const float *up, int n);

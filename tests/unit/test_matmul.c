@@ -7,7 +7,7 @@
 #include "../../kernels/kernels.h"
 #include "check.h"
 
-static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
 
 static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0,
                                          TENSOR_Q5_1, TENSOR_Q8_0, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};

@@ -6,7 +6,7 @@
 #include "../../kernels/kernels.h"
 #include "check.h"
 
-static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon"};
+static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
 
 #define MAX_N 300
 
