@@ -11,18 +11,23 @@ static bool ends_in(const struct gguf_string *name, const char *suffix) {
     return name->len >= n && !memcmp(name->data + name->len - n, suffix, n);
 }
 
-static bool is_update(const struct gguf_tensor *t) { return ends_in(&t->name, ".lora_a") || ends_in(&t->name, ".lora_b"); }
+static bool is_update(const struct gguf_tensor *t) {
+    return ends_in(&t->name, ".lora_a") || ends_in(&t->name, ".lora_b");
+}
 
-/* A wrong file should be noticed: it must say that it is an adapter, and for this architecture if it names one. */
+/* A wrong file should be noticed: it must say that it is an adapter, and for this architecture if it
+ * names one. */
 static int check_type(const struct model *m, const char *path, struct error *err) {
     struct gguf_string type, arch;
-    if (!gguf_get_string(m->adapter, "general.type", &type) || type.len != 7 || memcmp(type.data, "adapter", 7))
+    if (!gguf_get_string(m->adapter, "general.type", &type) || type.len != 7 ||
+        memcmp(type.data, "adapter", 7))
         return fail(err, "%s: not an adapter (general.type is not \"adapter\")", path);
     if (gguf_get_string(m->adapter, "general.architecture", &arch) &&
         (arch.len != strlen(m->config.arch) || memcmp(arch.data, m->config.arch, arch.len))) {
         char name[MAX_NAME];
         gguf_quote(arch, name, sizeof name);
-        return fail(err, "%s: this adapter is for architecture %s, but the model is of '%s'", path, name, m->config.arch);
+        return fail(err, "%s: this adapter is for architecture %s, but the model is of '%s'", path, name,
+                    m->config.arch);
     }
     return 0;
 }
@@ -71,8 +76,8 @@ int adapter_attach(struct model *m, const char *name, struct weight *w, struct e
                     (long long)a->ne[1], MAX_RANK);
     struct lora *lora = &m->loras[m->n_loras];
     int rank = (int)a->ne[1];
-    if (read_factor(m, name_a, rank, w->cols, &lora->a, err) || read_factor(m, name_b, w->rows, rank, &lora->b, err))
-        return -1;
+    if (read_factor(m, name_a, rank, w->cols, &lora->a, err)) return -1;
+    if (read_factor(m, name_b, w->rows, rank, &lora->b, err)) return -1;
     double alpha = rank;
     gguf_get_float(m->adapter, "adapter.lora.alpha", &alpha);
     lora->scale = (float)(alpha / rank);

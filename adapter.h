@@ -1,8 +1,8 @@
 /* adapter.h - sidecar files (--adapter): trained attention parameters and low-rank updates of the weights.
  *
  * A sidecar is a GGUF whose general.type is "adapter". Its tensors come before the model's own
- * (model_weight()); tensors named as llama.cpp names them, "blk.0.attn_q.weight.lora_a" and "...lora_b" (or without
- * ".weight"), update a weight for as long as the adapter is in use. */
+ * (model_weight()); tensors named as llama.cpp names them, "blk.0.attn_q.weight.lora_a" and "...lora_b" (or
+ * without ".weight"), update a weight for as long as the adapter is in use. */
 #pragma once
 
 #include "model.h"

@@ -10,14 +10,15 @@ static int find_token(struct session *s, struct error *err) {
     int64_t id = n_vocab;
     bool given = (m->adapter && gguf_get_int(m->adapter, key, &id)) || gguf_get_int(m->file, key, &id);
     if (id < 0 || id > n_vocab)
-        return fail(err, "%s: key '%s' is %lld, outside 0..%d", gguf_path(m->file), key, (long long)id, n_vocab);
+        return fail(err, "%s: key '%s' is %lld, outside 0..%d", gguf_path(m->file), key, (long long)id,
+                    n_vocab);
     s->landmark_id = (int)id;
     if (id < n_vocab) return 0;
     if (model_weight(m, tensor, 1, m->config.n_embd, false, &s->landmark_embd, err)) return -1;
     if (s->landmark_embd.data) return 0;
-    return fail(err, "%s: landmark attention needs tensor '%s'%s, which is missing: give a checkpoint or --adapter "
-                "that has it, or use --attn landmark:key=mean, which needs no training", gguf_path(m->file), tensor,
-                given ? "" : " or key 'attention.landmark.token_id'");
+    return fail(err, "%s: landmark attention needs tensor '%s'%s, which is missing: give a checkpoint or "
+                "--adapter that has it, or use --attn landmark:key=mean, which needs no training",
+                gguf_path(m->file), tensor, given ? "" : " or key 'attention.landmark.token_id'");
 }
 
 int landmarks_init(struct session *s, struct error *err) {
@@ -25,8 +26,8 @@ int landmarks_init(struct session *s, struct error *err) {
         const struct attn_mode *mode = s->layers[l].mode;
         int block = mode->landmark_block ? mode->landmark_block(&s->layers[l]) : 0;
         if (block && s->landmark_block && block != s->landmark_block)
-            return fail_usage(err, "--attn landmark: layers have blocks of %d and %d tokens, but landmarks stand at the "
-                              "same positions in all layers", s->landmark_block, block);
+            return fail_usage(err, "--attn landmark: layers have blocks of %d and %d tokens, but landmarks "
+                              "stand at the same positions in all layers", s->landmark_block, block);
         if (block) s->landmark_block = block;
     }
     return s->landmark_block ? find_token(s, err) : 0;

@@ -1,8 +1,8 @@
 /* landmarks.h - the landmark tokens that a session puts between its caller's tokens.
  *
  * With landmark attention (Mohtashami & Jaggi 2023) the last position of every block belongs to a landmark
- * token. It goes in as soon as the block's other tokens are there, with them in one batch, and takes a position;
- * its hidden state is dropped before anybody can ask for logits. */
+ * token. It goes in as soon as the block's other tokens are there, with them in one batch, and takes a
+ * position; its hidden state is dropped before anybody can ask for logits. */
 #pragma once
 
 #include "model.h"

@@ -98,7 +98,7 @@ struct session {
     int n_history, history_cap;
     int n_generated;              /* those that went in one by one after a prompt */
 
-    /* Where a layer's attention wants landmark tokens, the last position of every block is one (landmarks.c). */
+    /* Where a layer's attention wants landmark tokens, every block's last position is one (landmarks.c). */
     int landmark_block;           /* positions per block, or 0 */
     int landmark_id;              /* a token of the vocabulary, or n_vocab for the embedding below */
     struct weight landmark_embd;  /* [n_embd] */
@@ -127,7 +127,7 @@ struct session *session_create(const struct model *model, const struct session_o
                                struct error *err);
 void session_free(struct session *s);
 
-/* Whether a layer's attention has to see the whole prompt in one batch (n_batch) and can't go on from there. */
+/* Whether a layer's attention has to see the whole prompt in one batch and can't go on from there. */
 bool session_whole_prompt(const struct session *s);
 
 /* Forgets every token: the timeline begins anew. Sums over generated tokens (session_stats) go on. */

@@ -117,7 +117,8 @@ int params_parse(const struct param *table, void *options, const char *text, siz
 
 static int value_text(const struct param *p, double value, char *buf, size_t size) {
     const char *choice = p->choices;
-    if (p->type == PARAM_FLOAT && choice && value == (float)p->initial) return snprintf(buf, size, "%s", choice);
+    if (p->type == PARAM_FLOAT && choice && value == (float)p->initial)
+        return snprintf(buf, size, "%s", choice);
     if (p->type != PARAM_CHOICE) return snprintf(buf, size, "%g", value);
     for (int i = 0; i < (int)value; i++) choice += strcspn(choice, "|") + 1;
     return snprintf(buf, size, "%.*s", (int)strcspn(choice, "|"), choice);

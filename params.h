@@ -16,7 +16,7 @@ struct param {
     size_t offset;          /* in the options struct: an int (INT, BOOL, CHOICE: the index) or a float (FLOAT) */
     double initial;         /* built-in default */
     double min, max;        /* INT and FLOAT */
-    const char *choices;    /* CHOICE: "exact|page"; FLOAT: a word that stands for the built-in default, or NULL */
+    const char *choices;    /* CHOICE: "exact|page"; FLOAT: a word for the built-in default, or NULL */
     const char *gguf_key;   /* where a checkpoint may set it ("attention.moba.block_size"), or NULL */
     const char *help;
 };

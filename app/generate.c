@@ -25,8 +25,8 @@ int app_generate(struct app *app, int n, struct error *err) {
     struct utf8_stream stream = {0};
     double start = app_clock();
     if (n != 0 && session_whole_prompt(s))
-        return fail_usage(err, "--attn mosa:select=sequence chooses among the tokens of a whole text: it can score one "
-                          "(--logits, --score), but not generate; use select=prefix");
+        return fail_usage(err, "--attn mosa:select=sequence chooses among the tokens of a whole text: it can score "
+                          "one (--logits, --score), but not generate; use select=prefix");
     session_logits(s, s->n - 1, 1, app->logits);
     for (int i = 0; n < 0 || i < n; i++) {
         int token = sampler_sample(&app->sampler, app->logits);

@@ -98,7 +98,8 @@ struct attn_mode {
     void (*dropped)(struct attn_layer *layer, int head, const int *keep, int n);
     /* Forgets the tokens from position pos on. NULL where a mode can't go back. */
     void (*truncate)(struct attn_layer *layer, int pos);
-    /* Positions per block whose last one is for a landmark that the session puts in; 0 for none. Before init(). */
+    /* Positions per block whose last one is for a landmark that the session puts in; 0 for none. Called
+     * before init(). */
     int (*landmark_block)(const struct attn_layer *layer);
 };
 

@@ -1,17 +1,18 @@
 /* infini.c - Infini-attention (Munkhdalai et al. 2024, arXiv 2404.07143).
  *
- * Text is cut into segments. A token attends densely within its segment; what came before is one matrix M and
- * one vector z per KV head, read with s(q) = ELU(q) + 1:
+ * Text is cut into segments. A token attends densely within its segment; what came before is one matrix M
+ * and one vector z per KV head, read with s(q) = ELU(q) + 1:
  *
  *     A_mem = s(q) M / (s(q).z + 1e-6),   out = sigmoid(beta) A_mem + (1 - sigmoid(beta)) A_dot
  *
- * The segment in progress adds itself up in a second, pending memory, token by token: M += s(k)^T v, z += s(k),
- * where the delta rule takes from v what the complete memory already gives for k. At the segment's end the
- * pending memory joins the complete one and the segment's keys and values are forgotten. So memory and time per
- * token are the same at any position.
+ * The segment in progress adds itself up in a second, pending memory, token by token: M += s(k)^T v, z +=
+ * s(k), where the delta rule takes from v what the complete memory already gives for k. At the segment's
+ * end the pending memory joins the complete one and the segment's keys and values are forgotten. So memory
+ * and time per token are the same at any position.
  *
- * A memory lies as d + 1 rows of d floats, row c < d being column c of M and row d being z: then s(q)M and s(q).z
- * are the scores of s(q) against these rows, and adding a token is adding v_c s(k) to row c, with v_d = 1. */
+ * A memory lies as d + 1 rows of d floats, row c < d being column c of M and row d being z: then s(q)M and
+ * s(q).z are the scores of s(q) against these rows, and adding a token is adding v_c s(k) to row c, with
+ * v_d = 1. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,7 +91,8 @@ static void store_keys(struct attn_layer *layer, const struct attn_batch *b, int
     }
 }
 
-static void rotate_queries(const struct attn_layer *layer, const struct attn_batch *b, int g, int begin, int end) {
+static void rotate_queries(const struct attn_layer *layer, const struct attn_batch *b, int g, int begin,
+                           int end) {
     const struct attn_shape *s = layer->shape;
     int d = s->head_dim, group = s->n_head / s->n_head_kv;
     for (int i = begin; i < end; i++) {
@@ -114,15 +116,18 @@ static void query_feature(const struct attn_shape *s, const float *table, const 
 }
 
 /* Mixes what the memory gives for tokens [begin, end) into b->out, for the query heads of a KV head. */
-static void mix_memory(const struct attn_layer *layer, const struct attn_batch *b, int g, int begin, int end) {
+static void mix_memory(const struct attn_layer *layer, const struct attn_batch *b, int g, int begin,
+                       int end) {
     const struct attn_shape *s = layer->shape;
     const struct infini *state = layer->state;
     int d = s->head_dim, group = s->n_head / s->n_head_kv, n = end - begin;
     for (int h = g * group; h < (g + 1) * group; h++) {
         float features[TILE * KV_MAX_DIM], known[TILE * (KV_MAX_DIM + 1)], gate = state->gates[h];
-        for (int i = 0; i < n; i++)
-            query_feature(s, b->rope + (size_t)(begin + i) * 2 * (size_t)s->rope->n_pairs,
-                          b->q + ((size_t)(begin + i) * (size_t)s->n_head + (size_t)h) * (size_t)d, features + i * d);
+        for (int i = 0; i < n; i++) {
+            const float *table = b->rope + (size_t)(begin + i) * 2 * (size_t)s->rope->n_pairs;
+            const float *q = b->q + ((size_t)(begin + i) * (size_t)s->n_head + (size_t)h) * (size_t)d;
+            query_feature(s, table, q, features + i * d);
+        }
         recall(layer, g, features, (size_t)d, n, known);
         for (int i = 0; i < n; i++) {
             float *out = b->out + ((size_t)(begin + i) * (size_t)s->n_head + (size_t)h) * (size_t)d;
@@ -202,8 +207,9 @@ static int load_gates(struct attn_layer *layer, const struct model *model, struc
     snprintf(name, sizeof name, "blk.%d.attn_infini_gate.weight", layer->index);
     if (model_weight(model, name, 1, s->n_head, false, &gate, err)) return -1;
     if (!gate.data)
-        return fail(err, "%s: infini attention needs tensor '%s', which is missing: give a checkpoint or --adapter that "
-                    "has it, or a constant, --attn infini:gate=0.5", gguf_path(model->file), name);
+        return fail(err, "%s: infini attention needs tensor '%s', which is missing: give a checkpoint or "
+                    "--adapter that has it, or a constant, --attn infini:gate=0.5",
+                    gguf_path(model->file), name);
     weight_row(s->kernels, &gate, 0, state->gates);
     for (int h = 0; h < s->n_head; h++) state->gates[h] = 1 / (1 + expf(-state->gates[h]));
     return 0;
@@ -216,7 +222,8 @@ static int infini_init(struct attn_layer *layer, const struct model *model, stru
     layer->state = state;
     if (!state) return fail(err, "out of memory for the state of layer %d", layer->index);
     state->attend = attend_select(kernels_isa(s->kernels), true);
-    state->memory_bytes = (size_t)s->n_head_kv * (size_t)(s->head_dim + 1) * (size_t)s->head_dim * sizeof(float);
+    size_t d = (size_t)s->head_dim;
+    state->memory_bytes = (size_t)s->n_head_kv * (d + 1) * d * sizeof(float);
     state->gates = alloc_zeroed((size_t)s->n_head * sizeof(float));
     state->memory = alloc_zeroed(state->memory_bytes);
     state->pending = alloc_zeroed(state->memory_bytes);
@@ -233,7 +240,8 @@ static void infini_forward(struct attn_layer *layer, const struct attn_batch *b,
     for (int i = 0; i < b->n;) {
         int used = layer->cache.heads[0].n, left = params->segment - used;
         struct attn_batch piece = *b;
-        size_t q = (size_t)i * (size_t)(s->n_head * s->head_dim), k = (size_t)i * (size_t)(s->n_head_kv * s->head_dim);
+        size_t q = (size_t)i * (size_t)(s->n_head * s->head_dim);
+        size_t k = (size_t)i * (size_t)(s->n_head_kv * s->head_dim);
         piece.n = b->n - i < left ? b->n - i : left;
         piece.pos += i;
         piece.x += (size_t)i * (size_t)s->n_embd;

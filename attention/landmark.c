@@ -1,22 +1,23 @@
-/* landmark.c - Landmark Attention (Mohtashami & Jaggi 2023, arXiv 2305.16300), as llama_mem.py in the authors'
- * repository runs it.
+/* landmark.c - Landmark Attention (Mohtashami & Jaggi 2023, arXiv 2305.16300), as llama_mem.py in the
+ * authors' repository runs it.
  *
  * The last token of every block is a landmark (landmarks.c puts them in). A query in block b attends to the
- * ordinary tokens of its own block and to the n = min(topk, b) past blocks whose landmarks score highest for it. One
- * softmax goes over its own block's tokens and the landmarks of those blocks; what a landmark gets is spread over its
- * block's tokens by a softmax of their own.
+ * ordinary tokens of its own block and to the n = min(topk, b) past blocks whose landmarks score highest
+ * for it. One softmax goes over its own block's tokens and the landmarks of those blocks; what a landmark
+ * gets is spread over its block's tokens by a softmax of their own.
  *
  * So that no distance exceeds what training saw, the context is as if it were n + 2 blocks long, from
  * P = (b-n-1)*block on. When landmarks are scored, the newest n stand where they are and all older ones at
- * P + block - 1. Of the blocks retrieved, in order, the j-th starts at P + (j+1)*block if it is one of the newest
- * n, else at P + j*block.
+ * P + block - 1. Of the blocks retrieved, in order, the j-th starts at P + (j+1)*block if it is one of the
+ * newest n, else at P + j*block.
  *
- * A block can stand anywhere because RoPE knows distances only: R(q,t).R(k,S+o) = R(q,t-S).R(k,o). The
- * keys are stored rotated by their place o within the block, once and for all, and the query is rotated by its
+ * A block can stand anywhere because RoPE knows distances only: R(q,t).R(k,S+o) = R(q,t-S).R(k,o). The keys
+ * are stored rotated by their place o within the block, once and for all, and the query is rotated by its
  * distance t-S to the block's start, which is its own place in its block and a whole number of blocks.
  *
- * key=mean needs no training and no landmark tokens: the mean of a block's keys takes the landmark key's part, at
- * the block's last place, in the scores as well as in the softmax; all tokens of a block are ordinary. */
+ * key=mean needs no training and no landmark tokens: the mean of a block's keys takes the landmark key's
+ * part, at the block's last place, in the scores as well as in the softmax; all tokens of a block are
+ * ordinary. */
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +47,8 @@ struct landmark {
     float *places;        /* [block, 2 * n_pairs] RoPE at each place within a block */
     float *shifts;        /* [n_shifts, 2 * n_pairs] rotation by a number of blocks */
     int n_shifts;
-    uint8_t **marks;      /* [G] landmark (or mean) keys at the last place of their blocks, rows like the cache's */
+    uint8_t **marks;      /* [G] landmark (or mean) keys at the last place of their blocks, in rows as the
+                             cache has them */
     int marks_cap;
     float *sums;          /* [G, d] key=mean: sum of the keys of the block in progress */
     struct choice *best;  /* [n_threads, TILE, best_cap] */
@@ -57,8 +59,8 @@ struct landmark {
 static const struct param landmark_table[] = {
     {"block", PARAM_INT, offsetof(struct landmark_params, block), 51, 2, 1 << 20, NULL,
      "attention.landmark.block_size", "tokens per block, its landmark included"},
-    {"topk", PARAM_INT, offsetof(struct landmark_params, topk), 4, 1, 1 << 16, NULL, "attention.landmark.top_k",
-     "blocks that a query retrieves"},
+    {"topk", PARAM_INT, offsetof(struct landmark_params, topk), 4, 1, 1 << 16, NULL,
+     "attention.landmark.top_k", "blocks that a query retrieves"},
     {"key", PARAM_CHOICE, offsetof(struct landmark_params, key), KEY_LANDMARK, 0, 0, "landmark|mean", NULL,
      "what stands for a block: its trained landmark token, or the mean of its keys"},
     {0},
@@ -166,8 +168,8 @@ static int compare_blocks(const void *a, const void *b) {
 }
 
 /* Scores the landmarks [begin, end) with the rows' queries `shift` blocks further away. */
-static void offer_range(const struct attn_layer *layer, const struct rows *rows, int begin, int end, int shift,
-                        struct choice *best, int *count) {
+static void offer_range(const struct attn_layer *layer, const struct rows *rows, int begin, int end,
+                        int shift, struct choice *best, int *count) {
     const struct landmark *state = layer->state;
     int d = layer->shape->head_dim;
     struct kv_view marks = marks_view(layer, rows->g);
@@ -178,7 +180,8 @@ static void offer_range(const struct attn_layer *layer, const struct rows *rows,
         layer->shape->attend->scores(&marks, first, first + n, q, (size_t)d, rows->m, scores, SCORES);
         for (int r = 0; r < rows->m; r++)
             for (int i = 0; i < n; i++)
-                offer(best + r * state->best_cap, &count[r], rows->n_retrieved, scores[r * SCORES + i], first + i);
+                offer(best + r * state->best_cap, &count[r], rows->n_retrieved, scores[r * SCORES + i],
+                      first + i);
     }
 }
 
@@ -192,8 +195,10 @@ static void retrieve(const struct attn_layer *layer, const struct rows *rows, st
         return;
     }
     offer_range(layer, rows, 0, newest, n + 1, best, count);
-    for (int c = newest; c < rows->block; c++) offer_range(layer, rows, c, c + 1, rows->block - c, best, count);
-    for (int r = 0; r < rows->m; r++) qsort(best + r * state->best_cap, (size_t)n, sizeof *best, compare_blocks);
+    for (int c = newest; c < rows->block; c++)
+        offer_range(layer, rows, c, c + 1, rows->block - c, best, count);
+    for (int r = 0; r < rows->m; r++)
+        qsort(best + r * state->best_cap, (size_t)n, sizeof *best, compare_blocks);
 }
 
 /* ---- attending ---- */
@@ -244,9 +249,10 @@ static void attend_rows(const struct attn_layer *layer, const struct rows *rows,
     }
 }
 
-/* Rows [first, first + m) of a KV head's queries in a block; row r is token r / group, query head r % group. */
-static void forward_rows(const struct attn_layer *layer, const struct attn_batch *b, int block, int g, int first,
-                         int m, struct choice *best) {
+/* Rows [first, first + m) of a KV head's queries in a block; row r is token r / group and query head
+ * r % group of the group. */
+static void forward_rows(const struct attn_layer *layer, const struct attn_batch *b, int block, int g,
+                         int first, int m, struct choice *best) {
     const struct attn_shape *s = layer->shape;
     const struct landmark_params *params = layer->params;
     const struct landmark *state = layer->state;
@@ -274,7 +280,8 @@ static void count_attended(const struct attn_layer *layer, const struct attn_bat
         int block = (b->pos + i) / params->block, own = (b->pos + i) % params->block + 1;
         int retrieved = block < params->topk ? block : params->topk;
         if (own > state->n_ordinary) own = state->n_ordinary;
-        state->attended += ((double)block + (double)retrieved * state->n_ordinary + own) * layer->shape->n_head;
+        double entries = (double)block + (double)retrieved * state->n_ordinary + own;
+        state->attended += entries * layer->shape->n_head;
     }
 }
 
@@ -334,9 +341,11 @@ static int reserve_choices(struct attn_layer *layer, int n, struct error *err) {
     size_t table = 2 * (size_t)s->rope->n_pairs;
     float *shifts = realloc(state->shifts, (size_t)(cap + 2) * table * sizeof *shifts);
     if (shifts) state->shifts = shifts;
-    struct choice *best = realloc(state->best, (size_t)s->n_threads * TILE * ((size_t)cap + 1) * sizeof *best);
+    size_t n_best = (size_t)s->n_threads * TILE * ((size_t)cap + 1);
+    struct choice *best = realloc(state->best, n_best * sizeof *best);
     if (best) state->best = best;
-    if (!shifts || !best) return fail(err, "out of memory for %d retrieved blocks: lower --attn landmark:topk", cap);
+    if (!shifts || !best)
+        return fail(err, "out of memory for %d retrieved blocks: lower --attn landmark:topk", cap);
     struct rope rope = *s->rope;
     rope.magnitude = 1; /* a query has it already, from its place */
     for (int i = state->n_shifts; i < cap + 2; i++)
@@ -369,7 +378,8 @@ static int landmark_init(struct attn_layer *layer, const struct model *model, st
     if (!state->places || !state->marks || !state->sums)
         return fail(err, "out of memory for the state of layer %d", layer->index);
     for (int o = 0; o < params->block; o++) rope_table(s->rope, o, state->places + (size_t)o * table);
-    if (params->key == KEY_MEAN) layer->warning = "landmark: mean keys stand for the blocks, not trained landmarks";
+    if (params->key == KEY_MEAN)
+        layer->warning = "landmark: mean keys stand for the blocks, not trained landmarks";
     return 0;
 }
 

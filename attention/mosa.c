@@ -1,15 +1,17 @@
-/* mosa.c - Mixture of Sparse Attention (Piekos et al. 2025, arXiv 2505.00315): every head chooses its tokens.
+/* mosa.c - Mixture of Sparse Attention (Piekos et al. 2025, arXiv 2505.00315): every head chooses its
+ * tokens.
  *
  * A router gives each token a score r per head (or per KV head: then the query heads of a group share their
- * choice). The k tokens with the highest scores are the head's members; they attend to one another, causally, and
- * their outputs are multiplied by r. For all other tokens the head's output is zero.
+ * choice). The k tokens with the highest scores are the head's members; they attend to one another,
+ * causally, and their outputs are multiplied by r. For all other tokens the head's output is zero.
  *
- * select=prefix: a token is a member if it is among the k best of those up to itself. Who drops out of the k best
- * never comes back, so k keys and values are all that a head stores: a new member takes the place of the worst.
- * A head goes through a batch token by token, each token attending to the members of its own time.
+ * select=prefix: a token is a member if it is among the k best of those up to itself. Who drops out of the
+ * k best never comes back, so k keys and values are all that a head stores: a new member takes the place of
+ * the worst. A head goes through a batch token by token, each token attending to the members of its own
+ * time.
  *
- * select=sequence: the k best of the whole text, as the paper trains and evaluates; then all tokens must be there
- * before the first output, and nothing can be generated.
+ * select=sequence: the k best of the whole text, as the paper trains and evaluates; then all tokens must be
+ * there before the first output, and nothing can be generated.
  *
  * The paper's hybrid keeps the first query heads dense; their KV heads have an ordinary cache besides. */
 #include <math.h>
@@ -30,8 +32,8 @@ struct mosa_params {
     int k, select, dense_heads, include_first, router;
 };
 
-/* What one routed head, or the routed query heads of a group, have chosen. Member i is entry i of the set's head
- * in the store. */
+/* What one routed head, or the routed query heads of a group, have chosen. Member i is entry i of the set's
+ * head in the store. */
 struct set {
     int kv_head, router;     /* KV head, row of the router */
     int head, n_heads;       /* first query head, and how many share the set */
@@ -57,9 +59,10 @@ struct mosa {
 };
 
 static const struct param mosa_table[] = {
-    {"k", PARAM_INT, offsetof(struct mosa_params, k), 64, 1, 1 << 28, NULL, "attention.mosa.k", "tokens kept per head"},
-    {"select", PARAM_CHOICE, offsetof(struct mosa_params, select), SELECT_PREFIX, 0, 0, "prefix|sequence", NULL,
-     "the best so far, or the best of the whole text"},
+    {"k", PARAM_INT, offsetof(struct mosa_params, k), 64, 1, 1 << 28, NULL, "attention.mosa.k",
+     "tokens kept per head"},
+    {"select", PARAM_CHOICE, offsetof(struct mosa_params, select), SELECT_PREFIX, 0, 0, "prefix|sequence",
+     NULL, "the best so far, or the best of the whole text"},
     {"dense_heads", PARAM_INT, offsetof(struct mosa_params, dense_heads), 0, 0, 1 << 16, NULL,
      "attention.mosa.dense_heads", "query heads of each layer that stay dense"},
     {"include_first", PARAM_BOOL, offsetof(struct mosa_params, include_first), 0, 0, 1, NULL,
@@ -103,14 +106,15 @@ static void route(const struct attn_layer *layer, const struct attn_batch *b, in
 /* ---- membership ---- */
 
 static int find_worst(const struct set *set, const int *pos, int n) {
+    const float *rank = set->rank;
     int worst = 0;
     for (int i = 1; i < n; i++)
-        if (set->rank[i] < set->rank[worst] || (set->rank[i] == set->rank[worst] && pos[i] > pos[worst])) worst = i;
+        if (rank[i] < rank[worst] || (rank[i] == rank[worst] && pos[i] > pos[worst])) worst = i;
     return worst;
 }
 
-/* The place of token i of the batch among the members at its time, or -1. It takes the place at once; its key and
- * value are not stored yet. */
+/* The place of token i of the batch among the members at its time, or -1. It takes the place at once; its
+ * key and value are not stored yet. */
 static int admit(struct attn_layer *layer, const struct attn_batch *b, int index, int i) {
     const struct mosa_params *params = layer->params;
     struct mosa *state = layer->state;
@@ -134,7 +138,8 @@ static int admit(struct attn_layer *layer, const struct attn_batch *b, int index
 /* ---- attention of routed heads ---- */
 
 /* The query heads of a set attend for token i to members [0, limit). */
-static void attend_members(const struct attn_layer *layer, const struct attn_batch *b, int index, int i, int limit) {
+static void attend_members(const struct attn_layer *layer, const struct attn_batch *b, int index, int i,
+                           int limit) {
     const struct attn_shape *s = layer->shape;
     const struct mosa *state = layer->state;
     const struct set *set = &state->sets[index];
@@ -169,10 +174,12 @@ static void clear_out(const struct attn_layer *layer, const struct attn_batch *b
                (size_t)(set->n_heads * s->head_dim) * sizeof(float));
 }
 
-static void store_member(const struct attn_layer *layer, const struct attn_batch *b, int index, int place, int i) {
+static void store_member(const struct attn_layer *layer, const struct attn_batch *b, int index, int place,
+                         int i) {
     const struct attn_shape *s = layer->shape;
     const struct mosa *state = layer->state;
-    size_t row = ((size_t)i * (size_t)s->n_head_kv + (size_t)state->sets[index].kv_head) * (size_t)s->head_dim;
+    size_t head = (size_t)i * (size_t)s->n_head_kv + (size_t)state->sets[index].kv_head;
+    size_t row = head * (size_t)s->head_dim;
     kv_write(&state->members, index, place, b->pos + i, b->k + row, b->v + row);
 }
 
@@ -211,12 +218,13 @@ static void choose_members(struct attn_layer *layer, const struct attn_batch *b,
 static void store_dense(const struct attn_layer *layer, const struct attn_batch *b, int i) {
     const struct attn_shape *s = layer->shape;
     const struct mosa *state = layer->state;
+    const struct kv_cache *cache = &state->dense.cache;
     size_t d = (size_t)s->head_dim, n_head = (size_t)state->dense_shape.n_head;
     memcpy(state->dense_q + (size_t)i * n_head * d, b->q + (size_t)i * (size_t)s->n_head * d,
            n_head * d * sizeof(float));
     for (int g = 0; g < state->dense_shape.n_head_kv; g++) {
         size_t row = ((size_t)i * (size_t)s->n_head_kv + (size_t)g) * d;
-        kv_write(&state->dense.cache, g, state->dense.cache.heads[g].n + i, b->pos + i, b->k + row, b->v + row);
+        kv_write(cache, g, cache->heads[g].n + i, b->pos + i, b->k + row, b->v + row);
     }
 }
 
@@ -250,7 +258,8 @@ static void prepare_tokens(struct attn_layer *layer, const struct attn_batch *b,
     worker_range(w, b->n, 1, &begin, &end);
     for (int i = begin; i < end; i++) {
         const float *table = b->rope + (size_t)i * 2 * (size_t)s->rope->n_pairs;
-        float *q = b->q + (size_t)i * (size_t)(s->n_head * d), *k = b->k + (size_t)i * (size_t)(s->n_head_kv * d);
+        float *q = b->q + (size_t)i * (size_t)(s->n_head * d);
+        float *k = b->k + (size_t)i * (size_t)(s->n_head_kv * d);
         route(layer, b, i);
         for (int h = 0; h < s->n_head; h++) rope_rotate(s->rope, table, q + h * d);
         for (int c = 0; c < s->n_head * d; c++) q[c] *= s->scale;
@@ -297,8 +306,8 @@ static int mosa_reserve(struct attn_layer *layer, const struct attn_batch *b, st
     const struct mosa_params *params = layer->params;
     struct mosa *state = layer->state;
     if (params->select == SELECT_SEQUENCE && (b->pos > 0 || !b->prompt_end))
-        return fail_usage(err, "--attn mosa:select=sequence chooses among the tokens of a whole text: they must be one batch "
-                          "(-b at least the length of the prompt), and no text can be generated after it");
+        return fail_usage(err, "--attn mosa:select=sequence chooses among the tokens of a whole text: they "
+                          "must be one batch (-b at least the prompt's length), and nothing can be generated");
     if (state->dense_shape.n_head && kv_reserve(&state->dense.cache, b->n, err)) return -1;
     int left = params->k - state->members.heads[0].n;
     if (state->n_sets && kv_reserve(&state->members, b->n < left ? b->n : left, err)) return -1;
@@ -320,8 +329,9 @@ static int load_router(struct attn_layer *layer, const struct model *model, stru
     const struct gguf_tensor *t = model->adapter ? gguf_find_tensor(model->adapter, name) : NULL;
     if (!t) t = gguf_find_tensor(model->file, name);
     if (!t)
-        return fail(err, "%s: mosa attention needs tensor '%s', which is missing: give a checkpoint or --adapter that has it, "
-                    "or use --attn mosa:router=knorm, which needs no training", gguf_path(model->file), name);
+        return fail(err, "%s: mosa attention needs tensor '%s', which is missing: give a checkpoint or "
+                    "--adapter that has it, or use --attn mosa:router=knorm, which needs no training",
+                    gguf_path(model->file), name);
     if (t->ne[1] == s->n_head) state->n_router = s->n_head;
     if (model_weight(model, name, state->n_router, s->n_embd, true, &w, err)) return -1;
     state->router = alloc_zeroed((size_t)state->n_router * (size_t)s->n_embd * sizeof(float));
@@ -358,7 +368,9 @@ static int make_dense(struct attn_layer *layer, struct error *err) {
     state->dense_shape = *s;
     state->dense_shape.n_head = n_head_kv * group;
     state->dense_shape.n_head_kv = n_head_kv;
-    state->dense = (struct attn_layer){.index = layer->index, .shape = &state->dense_shape, .scratch = layer->scratch};
+    state->dense = (struct attn_layer){
+        .index = layer->index, .shape = &state->dense_shape, .scratch = layer->scratch,
+    };
     state->dense_q = alloc_zeroed(bytes);
     state->dense_out = alloc_zeroed(bytes);
     if (!state->dense_q || !state->dense_out)
@@ -373,13 +385,14 @@ static int mosa_init(struct attn_layer *layer, const struct model *model, struct
     layer->state = state;
     if (!state) return fail(err, "out of memory for the state of layer %d", layer->index);
     if (params->dense_heads > s->n_head)
-        return fail_usage(err, "--attn mosa: dense_heads is %d, but the model has %d query heads", params->dense_heads,
-                          s->n_head);
+        return fail_usage(err, "--attn mosa: dense_heads is %d, but the model has %d query heads",
+                          params->dense_heads, s->n_head);
     layer->whole_prompt = params->select == SELECT_SEQUENCE;
     if (load_router(layer, model, err) || make_sets(layer, err)) return -1;
     if (params->dense_heads && make_dense(layer, err)) return -1;
     state->scores = alloc_zeroed((size_t)s->max_batch * (size_t)state->n_router * sizeof(float));
-    return state->scores ? 0 : fail(err, "out of memory for a batch of %d tokens: try a smaller -b", s->max_batch);
+    if (state->scores) return 0;
+    return fail(err, "out of memory for a batch of %d tokens: try a smaller -b", s->max_batch);
 }
 
 static void mosa_stats(const struct attn_layer *layer, struct attn_stats *stats) {

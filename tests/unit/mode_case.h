@@ -26,6 +26,11 @@ struct schedule {
     bool exact;
 };
 
+/* What the lossy types may cost, for outputs of about 1. */
+static const struct { enum kv_type type; double tolerance; } lossy[] = {
+    {KV_F16, 2e-2}, {KV_Q8_0, 0.1}, {KV_Q4_0, 1},
+};
+
 struct mode_data {
     float *x, *q, *k, *v;    /* [T, n_embd], [T, H, d], [T, G, d], [T, G, d] */
     float *parameter;        /* the tensor */
@@ -62,10 +67,12 @@ static inline void free_data(struct mode_data *m) {
 }
 
 /* A file that has the tensor. */
-static inline struct gguf *parameter_file(const struct mode_case *c, const struct mode_data *m, struct error *err) {
+static inline struct gguf *parameter_file(const struct mode_case *c, const struct mode_data *m,
+                                          struct error *err) {
     char path[64];
     struct gguf_writer w = {0};
-    uint64_t shape[] = {(uint64_t)(c->tensor_rows ? c->n_embd : c->H), (uint64_t)(c->tensor_rows ? c->tensor_rows : 1)};
+    uint64_t rows = c->tensor_rows ? (uint64_t)c->tensor_rows : 1;
+    uint64_t shape[] = {(uint64_t)m->n_parameter / rows, rows};
     snprintf(path, sizeof path, "/tmp/mode_case.%d.gguf", (int)getpid());
     put_header(&w, 3, c->tensor ? 1 : 0, 0);
     if (c->tensor) put_tensor(&w, c->tensor, 2, shape, TENSOR_F32, 0);
@@ -91,13 +98,16 @@ static inline void forward_worker(struct worker *w, void *arg) {
 /* Runs all tokens; the layer's queries, keys and values are copies. */
 static inline int run_tokens(struct attn_layer *layer, const struct mode_case *c, const struct mode_data *m,
                              const struct schedule *how, struct team *team, float *out, struct error *err) {
-    size_t q_size = (size_t)(c->H * c->d), kv_size = (size_t)(c->G * c->d), table = 2 * (size_t)m->rope.n_pairs;
+    size_t q_size = (size_t)(c->H * c->d), kv_size = (size_t)(c->G * c->d);
+    size_t table = 2 * (size_t)m->rope.n_pairs;
     int status = 0;
     for (int pos = 0; pos < c->T && !status;) {
         bool prefill = pos < how->n_prompt;
         int left = how->n_prompt - pos, n = !prefill ? 1 : left < how->batch ? left : how->batch;
-        float *q = alloc_zeroed((size_t)n * q_size * sizeof *q), *k = alloc_zeroed((size_t)n * kv_size * sizeof *k);
-        float *v = alloc_zeroed((size_t)n * kv_size * sizeof *v), *rope = alloc_zeroed((size_t)n * table * sizeof *rope);
+        float *q = alloc_zeroed((size_t)n * q_size * sizeof *q);
+        float *k = alloc_zeroed((size_t)n * kv_size * sizeof *k);
+        float *v = alloc_zeroed((size_t)n * kv_size * sizeof *v);
+        float *rope = alloc_zeroed((size_t)n * table * sizeof *rope);
         memcpy(q, m->q + (size_t)pos * q_size, (size_t)n * q_size * sizeof *q);
         memcpy(k, m->k + (size_t)pos * kv_size, (size_t)n * kv_size * sizeof *k);
         memcpy(v, m->v + (size_t)pos * kv_size, (size_t)n * kv_size * sizeof *v);
@@ -118,8 +128,8 @@ static inline int run_tokens(struct attn_layer *layer, const struct mode_case *c
     return status;
 }
 
-/* out [T, H, d] and the layer's figures; -1 with an error where the mode refuses. `again`: after running once and
- * being reset. */
+/* out [T, H, d] and the layer's figures; -1 with an error where the mode refuses. `again`: after running
+ * once and being reset. */
 static inline int run_mode(const struct attn_mode *mode, const struct mode_case *c, const struct mode_data *m,
                            const struct schedule *how, bool again, float *out, struct attn_stats *stats,
                            struct error *err) {
@@ -135,7 +145,8 @@ static inline int run_mode(const struct attn_mode *mode, const struct mode_case 
     layer.scratch = alloc_zeroed(attn_scratch_bytes(&shape));
     params_defaults(mode->params, layer.params);
     int status = params_parse(mode->params, layer.params, c->options, strlen(c->options), mode->name, err)
-              || kv_init(&layer.cache, c->G, c->d, how->type, how->type, err) || mode->init(&layer, &model, err)
+              || kv_init(&layer.cache, c->G, c->d, how->type, how->type, err)
+              || mode->init(&layer, &model, err)
               || run_tokens(&layer, c, m, how, team, out, err) ? -1 : 0;
     if (!status && again) {
         kv_truncate(&layer.cache, 0);
@@ -175,8 +186,8 @@ static inline double dot_double(const double *x, const double *y, int n) {
 }
 
 /* q_t.k_i / sqrt(d), each rotated at its position. */
-static inline double rotated_score(const struct mode_case *c, const struct mode_data *m, int h, int t, int t_pos,
-                                   int i, int i_pos) {
+static inline double rotated_score(const struct mode_case *c, const struct mode_data *m, int h, int t,
+                                   int t_pos, int i, int i_pos) {
     double q[KV_MAX_DIM], k[KV_MAX_DIM], rq[KV_MAX_DIM], rk[KV_MAX_DIM];
     head_of(m->q, c->H, c->d, t, h, q);
     head_of(m->k, c->G, c->d, i, h / (c->H / c->G), k);

@@ -75,7 +75,6 @@ static void test_case(const struct mode_case *c, int segment, bool delta, double
         CHECK_NEAR(max_difference(out, want, n), 0, 2e-5);
         CHECK(stats.entries_cached == c->T % segment);
     }
-    const struct { enum kv_type type; double tolerance; } lossy[] = {{KV_F16, 2e-2}, {KV_Q8_0, 0.1}, {KV_Q4_0, 1}};
     for (size_t i = 0; i < 3; i++) {
         const struct schedule how = {c->T / 2, 8, 2, lossy[i].type, false};
         CHECK(run_mode(&attn_infini, c, &m, &how, false, out, NULL, &err) == 0);
@@ -112,7 +111,8 @@ static void test_missing_gate(void) {
     struct mode_data m = make_data(&c, 1);
     float out[4 * 2 * 8];
     struct error err = {0};
-    CHECK(run_mode(&attn_infini, &c, &m, &(struct schedule){4, 4, 1, KV_F32, true}, false, out, NULL, &err) == -1);
+    const struct schedule how = {4, 4, 1, KV_F32, true};
+    CHECK(run_mode(&attn_infini, &c, &m, &how, false, out, NULL, &err) == -1);
     CHECK(strstr(err.text, "blk.0.attn_infini_gate.weight") && strstr(err.text, "infini:gate="));
     free_data(&m);
 }

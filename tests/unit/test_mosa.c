@@ -10,7 +10,8 @@ struct options {
 };
 
 /* Router scores [T] of one query head. Float, as ties are decided in float. */
-static void scores_of(const struct mode_case *c, const struct mode_data *m, const struct options *o, int h, float *r) {
+static void scores_of(const struct mode_case *c, const struct mode_data *m, const struct options *o, int h,
+                      float *r) {
     int group = c->H / c->G, rows = o->knorm ? c->G : c->tensor_rows, row = rows == c->H ? h : h / group;
     for (int t = 0; t < c->T; t++) {
         double logit = 0;
@@ -74,7 +75,8 @@ static void test_case(const struct mode_case *c, const struct options *o) {
     float *out = calloc(n, sizeof *out), *first = calloc(n, sizeof *first);
     struct error err;
     struct attn_stats stats;
-    for (int i = 0; i < c->n_embd; i++) m.x[9 * c->n_embd + i] = m.x[4 * c->n_embd + i]; /* a tie of tokens 4 and 9 */
+    /* A tie of tokens 4 and 9. */
+    memcpy(m.x + 9 * c->n_embd, m.x + 4 * c->n_embd, (size_t)c->n_embd * sizeof *m.x);
     for (int h = 0; h < c->H; h++) define_head(c, &m, o, h, want);
     const struct schedule schedules[] = {
         {c->T, c->T, 1, KV_F32, true},  {c->T, 1, 2, KV_F32, true}, {c->T, 7, 3, KV_F32, true},
@@ -90,7 +92,6 @@ static void test_case(const struct mode_case *c, const struct options *o) {
         CHECK_NEAR(max_difference(out, want, n), 0, 2e-5);
         CHECK_NEAR(stats.entries_cached, expected_entries(c, o), 1e-9);
     }
-    const struct { enum kv_type type; double tolerance; } lossy[] = {{KV_F16, 2e-2}, {KV_Q8_0, 0.1}, {KV_Q4_0, 1}};
     int n_prompt = o->sequence ? c->T : c->T / 2;
     for (size_t i = 0; i < 3; i++) {
         const struct schedule how = {n_prompt, n_prompt, 2, lossy[i].type, false};
@@ -111,10 +112,10 @@ static void test_case(const struct mode_case *c, const struct options *o) {
 static void test_options(int H, int G, int d, int router_rows, const struct options *o) {
     char options[128];
     snprintf(options, sizeof options, "k=%d,select=%s,dense_heads=%d,include_first=%d,router=%s", o->k,
-             o->sequence ? "sequence" : "prefix", o->dense_heads, o->include_first, o->knorm ? "knorm" : "file");
-    const struct mode_case c = {
-        H, G, d, 20, 70, options, o->knorm ? NULL : "blk.0.attn_mosa_router.weight", o->knorm ? 0 : router_rows,
-    };
+             o->sequence ? "sequence" : "prefix", o->dense_heads, o->include_first,
+             o->knorm ? "knorm" : "file");
+    struct mode_case c = {H, G, d, 20, 70, options, "blk.0.attn_mosa_router.weight", router_rows};
+    if (o->knorm) c.tensor = NULL;
     test_case(&c, o);
 }
 
@@ -145,7 +146,8 @@ static void test_errors(void) {
     struct error err = {0};
     const struct schedule how = {4, 4, 1, KV_F32, true};
     CHECK(run_mode(&attn_mosa, &c, &m, &how, false, out, NULL, &err) == -1);
-    CHECK(!err.usage && strstr(err.text, "blk.0.attn_mosa_router.weight") && strstr(err.text, "mosa:router=knorm"));
+    CHECK(!err.usage && strstr(err.text, "blk.0.attn_mosa_router.weight"));
+    CHECK(strstr(err.text, "mosa:router=knorm"));
     c.options = "dense_heads=3,router=knorm";
     CHECK(run_mode(&attn_mosa, &c, &m, &how, false, out, NULL, &err) == -1);
     CHECK(err.usage && strstr(err.text, "dense_heads is 3"));
@@ -155,10 +157,12 @@ static void test_errors(void) {
 int main(void) {
     static const struct { int H, G, d; } shapes[] = {{4, 4, 16}, {6, 2, 32}, {3, 1, 24}};
     static const struct options options[] = {
-        {.k = 1}, {.k = 12}, {.k = 500}, {.k = 70}, {.k = 12, .include_first = true}, {.k = 1, .include_first = true},
+        {.k = 1}, {.k = 12}, {.k = 500}, {.k = 70},
+        {.k = 12, .include_first = true}, {.k = 1, .include_first = true},
         {.k = 12, .dense_heads = 1}, {.k = 12, .dense_heads = 2}, {.k = 12, .dense_heads = 3},
         {.k = 12, .sequence = true}, {.k = 500, .sequence = true, .include_first = true},
-        {.k = 9, .sequence = true, .dense_heads = 1}, {.k = 12, .knorm = true}, {.k = 12, .knorm = true, .dense_heads = 1},
+        {.k = 9, .sequence = true, .dense_heads = 1},
+        {.k = 12, .knorm = true}, {.k = 12, .knorm = true, .dense_heads = 1},
     };
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
