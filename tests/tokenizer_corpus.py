@@ -244,7 +244,7 @@ def one_code_point_each(rng):
 
 
 def every_code_point():
-    """Every assigned part of Unicode but the ideographs, each between letters."""
+    """Every assigned part of Unicode but the ideographs, each between letters of two kinds."""
     blocks = [
         (0, 0x3500),
         (0x9F80, 0xAC80),
@@ -256,7 +256,7 @@ def every_code_point():
         (0xE0000, 0xE0200),
     ]
     return [
-        "".join(f"{chr(c)}a" for c in range(i, i + 64))
+        "".join(f"{chr(c)}a{chr(c)}अ" for c in range(i, i + 64))
         for begin, end in blocks
         for i in range(begin, end, 64)
     ]
