@@ -9,12 +9,12 @@
  *     sink                the k best of these             recent
  *
  * index=exact scores all candidates. index=page summarises the keys in pages
- * (kernels/sparse.h) and scores those in the most promising pages only, PROBE
- * times as many as it is to find, and the newest, which have no page yet.
+ * (kernels/sparse.h) and scores only those in the most promising pages, and the
+ * newest, which have no page yet. Query heads that share a KV head also share
+ * the pages that are read: any of them may ask for one.
  *
- * A token takes two steps: all workers together score keys or pages, whose
- * memory they read once for all query heads of a group; then each query head
- * is one worker's. */
+ * What depends on memory (scoring keys and pages) is dealt out to the workers
+ * in small pieces; what follows is one worker's per KV head or query head. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,8 +24,10 @@
 #include "dense.h"
 
 #define GROUP_ENTRIES (PAGE * PAGE_GROUP)
-#define PROBE 8          /* keys scored per key that is to be found */
+#define MAX_PROBE 16     /* keys scored per key that is to be found */
 #define MIN_PROBED 512   /* keys scored at least */
+#define AHEAD 32         /* keys that are on their way from memory while one is scored */
+#define PIECE 256        /* chosen keys that a worker scores at a time */
 #define CHUNK 1024       /* entries that a worker scores at a time */
 
 enum { PREFILL_DENSE, PREFILL_SPARSE };
@@ -65,32 +67,32 @@ struct sight {
 
 struct topk_scratch {
     size_t stride;            /* floats of a row of scores */
-    float *scores;            /* [H, stride] of keys, or reach of pages */
+    float *scores;            /* [H, stride] of keys, or how far pages reach */
+    float *chosen_scores;     /* [H, stride] of the keys in chosen pages */
+    int *chosen;              /* [G, stride] these, ascending */
+    int *n_chosen;            /* [G] */
     /* Of one worker: */
     float *own, *spare;       /* [stride] */
     int *list, *best;         /* [stride] */
     float *state;             /* of the row in progress */
 };
 
-static size_t row_stride(const struct attn_shape *s) { return ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16; }
-
-static size_t topk_scratch_bytes(const struct attn_layer *layer) {
-    const struct attn_shape *s = layer->shape;
-    size_t rows = (size_t)s->n_head + 4 * (size_t)s->n_threads;
-    return (rows * row_stride(s) + (size_t)s->n_threads * ATTEND_STATE(s->head_dim)) * sizeof(float);
-}
-
 static struct topk_scratch topk_scratch(const struct attn_layer *layer, int worker) {
     const struct attn_shape *s = layer->shape;
-    size_t stride = row_stride(s);
-    float *scores = layer->scratch;
-    float *own = scores + (size_t)s->n_head * stride + (size_t)worker * (4 * stride + ATTEND_STATE(s->head_dim));
+    size_t stride = ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16, G = (size_t)s->n_head_kv, H = (size_t)s->n_head;
+    float *shared = layer->scratch, *own = shared + (2 * H + G) * stride + (G + 15) / 16 * 16;
+    own += (size_t)worker * (4 * stride + ATTEND_STATE(s->head_dim));
     return (struct topk_scratch){
-        .stride = stride, .scores = scores,
-        .own = own, .spare = own + stride,
-        .list = (int *)(void *)(own + 2 * stride), .best = (int *)(void *)(own + 3 * stride),
-        .state = own + 4 * stride,
+        .stride = stride, .scores = shared, .chosen_scores = shared + H * stride,
+        .chosen = (int *)(void *)(shared + 2 * H * stride), .n_chosen = (int *)(void *)(shared + (2 * H + G) * stride),
+        .own = own, .spare = own + stride, .list = (int *)(void *)(own + 2 * stride),
+        .best = (int *)(void *)(own + 3 * stride), .state = own + 4 * stride,
     };
+}
+
+static size_t topk_scratch_bytes(const struct attn_layer *layer) {
+    struct attn_layer origin = {.shape = layer->shape, .scratch = NULL};
+    return (size_t)((char *)topk_scratch(&origin, layer->shape->n_threads).own - (char *)NULL);
 }
 
 /* ---- what a row sees ---------------------------------------------------------------- */
@@ -124,15 +126,21 @@ static struct sight see(const struct attn_layer *layer, const struct attn_batch 
     return s;
 }
 
-static int pages_to_read(const struct topk_params *params) {
-    int64_t keys = (int64_t)params->k * PROBE;
+static int group_size(const struct attn_layer *layer) { return layer->shape->n_head / layer->shape->n_head_kv; }
+
+/* Pages that the query heads of a group read: on SmolLM2 they contain 95 % of each head's 128 best of 8192 keys. */
+static int pages_to_read(const struct attn_layer *layer) {
+    const struct topk_params *params = layer->params;
+    int probe = 8 + 2 * group_size(layer);
+    int64_t keys = (int64_t)params->k * (probe < MAX_PROBE ? probe : MAX_PROBE);
     if (keys < MIN_PROBED) keys = MIN_PROBED;
     return keys / PAGE < 1 << 28 ? (int)(keys / PAGE) : 1 << 28;
 }
 
 /* Whether the row's candidates are chosen with the help of pages. */
-static bool by_pages(const struct topk_params *params, const struct sight *s) {
-    return params->index == INDEX_PAGE && s->end - s->begin > params->k && s->n_pages > pages_to_read(params);
+static bool by_pages(const struct attn_layer *layer, const struct sight *s) {
+    const struct topk_params *params = layer->params;
+    return params->index == INDEX_PAGE && s->end - s->begin > params->k && s->n_pages > pages_to_read(layer);
 }
 
 static const float *query(const struct attn_layer *layer, const struct attn_batch *b, int token, int head) {
@@ -218,7 +226,7 @@ static void score_keys(const struct attn_layer *layer, const float *q, const str
     if (begin < s->begin) begin = s->begin;
     if (end > s->end) end = s->end;
     if (begin < end)
-        shape->attend->scores(&kv, begin, end, q, (size_t)shape->head_dim, shape->n_head / shape->n_head_kv,
+        shape->attend->scores(&kv, begin, end, q, (size_t)shape->head_dim, group_size(layer),
                               scores + begin, stride);
 }
 
@@ -229,65 +237,105 @@ static void score_pages(const struct attn_layer *layer, const float *q, const st
     int first = chunk * (CHUNK / GROUP_ENTRIES), last = first + CHUNK / GROUP_ENTRIES;
     for (int i = first; i < last && i * PAGE_GROUP < s->n_pages; i++)
         topk->sparse->reach(shape->head_dim, topk->pages[g].groups + (size_t)i * page_group_bytes(shape->head_dim), q,
-                            (size_t)shape->head_dim, shape->n_head / shape->n_head_kv, reach + i * PAGE_GROUP, stride);
+                            (size_t)shape->head_dim, group_size(layer), reach + i * PAGE_GROUP, stride);
 }
 
 /* A chunk of entries, or the pages of as many, for all query heads of a group. */
-static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g, int chunk) {
+static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g, int chunk,
+                        const struct topk_scratch *t) {
     const struct topk_params *params = layer->params;
-    struct topk_scratch t = topk_scratch(layer, 0);
     struct sight s = see(layer, b, g, token);
-    int head = g * (layer->shape->n_head / layer->shape->n_head_kv);
+    int head = g * group_size(layer);
     if (s.end - s.begin <= params->k) return;
-    (by_pages(params, &s) ? score_pages : score_keys)(layer, query(layer, b, token, head), &s, g, chunk,
-                                                      t.scores + (size_t)head * t.stride, t.stride);
+    (by_pages(layer, &s) ? score_pages : score_keys)(layer, query(layer, b, token, head), &s, g, chunk,
+                                                     t->scores + (size_t)head * t->stride, t->stride);
 }
 
-/* ---- second step: the k best, and attention to them ------------------------------------- */
+/* ---- second step, by pages: the keys in the most promising pages ------------------------------ */
 
 static int append_range(int *list, int n, int begin, int end) {
     for (int i = begin; i < end; i++) list[n++] = i;
     return n;
 }
 
-/* Scores the candidates among entries [begin, end): their indices behind the n of t->list, their scores behind
- * those of t->own. Returns how many there are now. */
-static int read_range(const struct attn_layer *layer, const struct sight *s, int g, const float *q, int begin, int end,
-                      const struct topk_scratch *t, int n) {
-    struct kv_view kv = kv_view(&layer->cache, g);
-    if (begin < s->begin) begin = s->begin;
-    if (end > s->end) end = s->end;
-    if (begin >= end) return n;
-    layer->shape->attend->scores(&kv, begin, end, q, 0, 1, t->own + n, 0);
-    return append_range(t->list, n, begin, end);
+/* The candidates in the pages that reach furthest for any query head of the group, and those that have no page. */
+static void choose_pages(const struct attn_layer *layer, const struct sight *s, int g, const struct topk_scratch *t) {
+    const struct topk *topk = layer->state;
+    const int *start = topk->pages[g].start;
+    const float *reach = t->scores + (size_t)(g * group_size(layer)) * t->stride;
+    int n_read = pages_to_read(layer), *chosen = t->chosen + (size_t)g * t->stride, n = 0;
+    for (int h = 0; h < group_size(layer); h++, reach += t->stride) {
+        /* Relative to what makes a page one of the best for this head. */
+        float least = guess_least(topk->sparse, reach, s->n_pages, n_read, t->spare);
+        for (int i = 0; i < s->n_pages; i++) {
+            float excess = reach[i] - least;
+            t->own[i] = h == 0 || excess > t->own[i] ? excess : t->own[i];
+        }
+    }
+    int n_best = select_best(topk->sparse, t->own, s->n_pages, n_read, t->best, t->spare);
+    for (int i = 0; i < n_best; i++) {
+        int begin = start[t->best[i]], end = start[t->best[i] + 1];
+        n = append_range(chosen, n, begin > s->begin ? begin : s->begin, end < s->end ? end : s->end);
+    }
+    int rest = start[s->n_pages];
+    t->n_chosen[g] = append_range(chosen, n, rest > s->begin ? rest : s->begin, s->end);
 }
 
-/* Scores the candidates in the most promising pages, and those that have no page. */
-static int read_pages(const struct attn_layer *layer, const struct sight *s, int g, const float *q,
-                      const float *reach, const struct topk_scratch *t) {
-    const struct topk *topk = layer->state;
-    const int *start = topk->pages[g].start, *best = t->best;
-    int n = 0, n_best = select_best(topk->sparse, reach, s->n_pages, pages_to_read(layer->params), t->best, t->spare);
-    for (int i = 0, next; i < n_best; i = next) {
-        for (next = i + 1; next < n_best && best[next] == best[next - 1] + 1; next++) ; /* neighbours in one go */
-        n = read_range(layer, s, g, q, start[best[i]], start[best[next - 1] + 1], t, n);
-    }
-    return read_range(layer, s, g, q, start[s->n_pages], s->end, t, n);
+/* Asks for a row that lies anywhere in memory before it is needed. */
+static void prefetch_row(const uint8_t *rows, int i, size_t row_bytes) {
+    for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(rows + (size_t)i * row_bytes + byte);
 }
+
+/* Scores of chosen keys [first, last) for all query heads of a group. */
+static void score_chosen(const struct attn_layer *layer, const float *q, int g, int first, int last,
+                         const struct topk_scratch *t) {
+    const struct attn_shape *shape = layer->shape;
+    const int *chosen = t->chosen + (size_t)g * t->stride;
+    float *scores = t->chosen_scores + (size_t)(g * group_size(layer)) * t->stride;
+    struct kv_view kv = kv_view(&layer->cache, g);
+    for (int i = first, next, ahead = first; i < last; i = next) {
+        for (; ahead < last && ahead < i + AHEAD; ahead++) prefetch_row(kv.k, chosen[ahead], kv.k_row_bytes);
+        for (next = i + 1; next < last && chosen[next] == chosen[next - 1] + 1; next++) ;
+        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, q, (size_t)shape->head_dim, group_size(layer),
+                              scores + i, t->stride);
+    }
+}
+
+static void read_pages(const struct attn_layer *layer, const struct attn_batch *b, int token, struct worker *w) {
+    struct topk_scratch t = topk_scratch(layer, w->id);
+    int G = layer->shape->n_head_kv, most = 0;
+    for (int g; (g = team_next(w)) < G;) {
+        struct sight s = see(layer, b, g, token);
+        t.n_chosen[g] = 0;
+        if (by_pages(layer, &s)) choose_pages(layer, &s, g, &t);
+    }
+    team_barrier(w);
+    for (int g = 0; g < G; g++)
+        if (t.n_chosen[g] > most) most = t.n_chosen[g];
+    int pieces = (most + PIECE - 1) / PIECE;
+    for (int item; (item = team_next(w)) < G * pieces;) {
+        int g = item % G, first = item / G * PIECE, last = first + PIECE;
+        if (last > t.n_chosen[g]) last = t.n_chosen[g];
+        score_chosen(layer, query(layer, b, token, g * group_size(layer)), g, first, last, &t);
+    }
+    team_barrier(w);
+}
+
+/* ---- last step: the k best, and attention to them -------------------------------------------- */
 
 /* What the row attends to, ascending: to t->list. Returns how many. */
-static int choose(const struct attn_layer *layer, const struct sight *s, int g, const float *q, const float *scores,
-                  const struct topk_scratch *t) {
+static int choose(const struct attn_layer *layer, const struct sight *s, int head, const struct topk_scratch *t) {
     const struct topk_params *params = layer->params;
     const struct topk *topk = layer->state;
+    int g = head / group_size(layer), n;
+    size_t row = (size_t)head * t->stride;
     if (s->end - s->begin <= params->k) return append_range(t->list, 0, 0, s->limit);
-    int n;
-    if (by_pages(params, s)) {
-        int n_read = read_pages(layer, s, g, q, scores, t);
-        n = select_best(topk->sparse, t->own, n_read, params->k, t->best, t->spare);
-        for (int i = 0; i < n; i++) t->best[i] = t->list[t->best[i]];
+    if (by_pages(layer, s)) {
+        const int *chosen = t->chosen + (size_t)g * t->stride;
+        n = select_best(topk->sparse, t->chosen_scores + row, t->n_chosen[g], params->k, t->best, t->spare);
+        for (int i = 0; i < n; i++) t->best[i] = chosen[t->best[i]];
     } else {
-        n = select_best(topk->sparse, scores + s->begin, s->end - s->begin, params->k, t->best, t->spare);
+        n = select_best(topk->sparse, t->scores + row + s->begin, s->end - s->begin, params->k, t->best, t->spare);
         for (int i = 0; i < n; i++) t->best[i] += s->begin;
     }
     append_range(t->list, 0, 0, s->begin);
@@ -331,11 +379,12 @@ static void attend_row(const struct attn_layer *layer, const struct attn_batch *
     const struct attn_shape *s = layer->shape;
     const struct topk *topk = layer->state;
     struct topk_scratch t = topk_scratch(layer, w->id);
-    int g = head / (s->n_head / s->n_head_kv);
+    int g = head / group_size(layer);
     struct sight sight = see(layer, b, g, token);
     struct kv_view kv = kv_view(&layer->cache, g);
     const float *q = query(layer, b, token, head);
-    int n = choose(layer, &sight, g, q, t.scores + (size_t)head * t.stride, &t);
+    int n = choose(layer, &sight, head, &t);
+    for (int i = 0; i < n; i++) prefetch_row(kv.v, t.list[i], kv.v_row_bytes);
     attend_init(t.state, s->head_dim);
     s->attend->list(&kv, t.list, n, q, t.state);
     attend_finish(t.state, s->head_dim, b->out + (q - b->q));
@@ -343,13 +392,20 @@ static void attend_row(const struct attn_layer *layer, const struct attn_batch *
 }
 
 static void attend_sparsely(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
-    int G = layer->shape->n_head_kv, most = 0;
-    for (int g = 0; g < G; g++)
-        if (layer->cache.heads[g].n > most) most = layer->cache.heads[g].n;
+    struct topk_scratch t = topk_scratch(layer, w->id);
+    int G = layer->shape->n_head_kv;
     for (int i = 0; i < b->n; i++) {
-        int chunks = (most + i) / CHUNK + 1;
-        for (int item; (item = team_next(w)) < G * chunks;) score_chunk(layer, b, i, item % G, item / G);
+        bool pages = false;
+        int most = 0;
+        for (int g = 0; g < G; g++) {
+            struct sight s = see(layer, b, g, i);
+            if (s.limit > most) most = s.limit;
+            if (by_pages(layer, &s)) pages = true;
+        }
+        int chunks = (most + CHUNK - 1) / CHUNK;
+        for (int item; (item = team_next(w)) < G * chunks;) score_chunk(layer, b, i, item % G, item / G, &t);
         team_barrier(w);
+        if (pages) read_pages(layer, b, i, w);
         for (int head; (head = team_next(w)) < layer->shape->n_head;) attend_row(layer, b, i, head, w);
         team_barrier(w);
     }
@@ -392,7 +448,7 @@ static double count_attended(const struct attn_layer *layer, const struct attn_b
             int candidates = s.end - s.begin;
             n += s.limit - candidates + (candidates < params->k ? candidates : params->k);
         }
-    return n * (layer->shape->n_head / layer->shape->n_head_kv);
+    return n * group_size(layer);
 }
 
 static void topk_forward(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {

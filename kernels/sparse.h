@@ -2,9 +2,9 @@
  *
  * Pages, after Quest (Tang et al. 2024): of every PAGE consecutive keys the
  * smallest and the largest value in each channel are kept, from which follows
- * what a query's score against any of them can reach. They are stored in 4 bits
+ * what a query's score against any of them can reach. They are stored in 2 bits
  * relative to the channel's range over a group of PAGE_GROUP pages, that is in
- * 1/16 of the bytes of f16 keys and values of the same size.
+ * about 1/25 of the bytes of f16 keys and values.
  *
  * A true upper bound assumes that one key is extreme in every channel at once,
  * and ranks pages badly because of that. So the box is shrunk around its centre
@@ -26,7 +26,8 @@ struct sparse_kernels {
      * reach[r * stride + page]. */
     void (*reach)(int d, const void *group, const float *q, size_t q_stride, int m, float *reach, size_t stride);
 
-    /* The indices i of those x[i] >= least, ascending; returns how many. */
+    /* How many of x [n] are >= least; the same, with their indices, ascending. */
+    int (*count)(const float *x, int n, float least);
     int (*at_least)(const float *x, int n, float least, int *index);
 };
 
@@ -39,3 +40,6 @@ size_t page_group_bytes(int d);
 /* Writes the indices of the k largest of x [n] to best [n], ascending, and returns their number: k, or fewer
  * where there are not as many (a NaN is never one). Of equal values the first wins. spare [n] is overwritten. */
 int select_best(const struct sparse_kernels *s, const float *x, int n, int k, int *best, float *spare);
+
+/* A value that probably somewhat more than k of x [n] reach, from a sample; -INFINITY where too few are left over. */
+float guess_least(const struct sparse_kernels *s, const float *x, int n, int k, float *spare);

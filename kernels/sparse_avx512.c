@@ -8,4 +8,6 @@ static inline __m512i dot4(__m512i sum, __m512i u, __m512i s) {
 
 #include "sparse_avx512.h"
 
-const struct sparse_kernels sparse_avx512 = {.isa = "avx512", .reach = reach_simd, .at_least = at_least_simd};
+const struct sparse_kernels sparse_avx512 = {
+    .isa = "avx512", .reach = reach_simd, .count = count_simd, .at_least = at_least_simd,
+};

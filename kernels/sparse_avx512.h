@@ -6,6 +6,7 @@
 #include "attend_avx512.h"
 #include "sparse_internal.h"
 
+#define UNROLL _Pragma("GCC unroll 8") /* early enough to keep arrays of vectors in registers */
 #define MAX_ROWS 4 /* queries that share one reading of a group */
 
 /* A query as 8-bit weights of the codes, four channels a lane. */
@@ -43,19 +44,24 @@ static void page_weights(int d, const struct page_group *g, const float *q, stru
 static inline __attribute__((always_inline)) void reach_rows(const struct page_group *g, const struct weights *w, int R,
                                                              float *reach, size_t stride) {
     const uint8_t *codes = g->codes;
-    const __m512i half = _mm512_set1_epi8(15);
+    size_t group_bytes = (size_t)g->width * (PAGE_GROUP / 2 + 2 * sizeof(float));
+    const __m512i mask = _mm512_set1_epi8(PAGE_CODES);
     for (int p = 0; p < PAGE_GROUP; p += PAGE_LANES) {
         __m512i sum[MAX_ROWS][2];
-        for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
-        for (int quad = 0; quad < g->width / 4; quad++, codes += 64) {
-            __m512i both = _mm512_loadu_si512(codes), low = _mm512_and_si512(both, half);
-            __m512i high = _mm512_and_si512(_mm512_srli_epi16(both, 4), half);
-            for (int r = 0; r < R; r++) {
-                sum[r][0] = dot4(sum[r][0], low, _mm512_set1_epi32(w[r].low[quad]));
-                sum[r][1] = dot4(sum[r][1], high, _mm512_set1_epi32(w[r].high[quad]));
+        UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm512_setzero_si512();
+        for (int quad = 0; quad < g->width / 4; quad += 2, codes += 64) {
+            __m512i all = _mm512_loadu_si512(codes);
+            __builtin_prefetch(codes + group_bytes); /* of the next group, which is likely to follow */
+            UNROLL for (int j = 0; j < 2; j++) {
+                __m512i low = _mm512_and_si512(_mm512_srli_epi16(all, 4 * (unsigned)j), mask);
+                __m512i high = _mm512_and_si512(_mm512_srli_epi16(all, 4 * (unsigned)j + 2), mask);
+                UNROLL for (int r = 0; r < R; r++) {
+                    sum[r][0] = dot4(sum[r][0], low, _mm512_set1_epi32(w[r].low[quad + j]));
+                    sum[r][1] = dot4(sum[r][1], high, _mm512_set1_epi32(w[r].high[quad + j]));
+                }
             }
         }
-        for (int r = 0; r < R; r++) {
+        UNROLL for (int r = 0; r < R; r++) {
             vec x = _mm512_cvtepi32_ps(_mm512_add_epi32(sum[r][0], sum[r][1]));
             v_store(reach + (size_t)r * stride + p, v_add(v_set(w[r].offset), v_mul(v_set(w[r].scale), x)));
         }
@@ -78,12 +84,24 @@ static void reach_simd(int d, const void *group, const float *q, size_t q_stride
     }
 }
 
+/* One bit for each of up to 16 values that is >= least. */
+static inline unsigned found_at(const float *x, int n, vec least) {
+    if (n >= LANES) return _mm512_cmp_ps_mask(v_load(x), least, _CMP_GE_OQ);
+    __mmask16 inside = (__mmask16)((1 << n) - 1);
+    return _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, x), least, _CMP_GE_OQ);
+}
+
+static int count_simd(const float *x, int n, float least) {
+    __m512i count = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);
+    for (int i = 0; i < n; i += LANES)
+        count = _mm512_mask_add_epi32(count, (__mmask16)found_at(x + i, n - i, v_set(least)), count, one);
+    return _mm512_reduce_add_epi32(count);
+}
+
 static int at_least_simd(const float *x, int n, float least, int *index) {
     int count = 0;
-    for (int i = 0; i < n; i += LANES) {
-        __mmask16 inside = n - i >= LANES ? 0xffff : (__mmask16)((1 << (n - i)) - 1);
-        unsigned found = _mm512_mask_cmp_ps_mask(inside, _mm512_maskz_loadu_ps(inside, x + i), v_set(least), _CMP_GE_OQ);
-        for (; found; found &= found - 1) index[count++] = i + __builtin_ctz(found);
-    }
+    for (int i = 0; i < n; i += LANES)
+        for (unsigned found = found_at(x + i, n - i, v_set(least)); found; found &= found - 1)
+            index[count++] = i + __builtin_ctz(found);
     return count;
 }

@@ -5,4 +5,6 @@
 
 #include "sparse_avx512.h"
 
-const struct sparse_kernels sparse_avx512vnni = {.isa = "avx512vnni", .reach = reach_simd, .at_least = at_least_simd};
+const struct sparse_kernels sparse_avx512vnni = {
+    .isa = "avx512vnni", .reach = reach_simd, .count = count_simd, .at_least = at_least_simd,
+};
