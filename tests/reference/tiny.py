@@ -5,6 +5,7 @@ work.
 Where the output matrix is not tied, only tokens of printable ASCII have logits other than zero.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,3 +202,7 @@ def write(path: Path, t: Tiny):
     out.write_tensors_to_file()
     out.close()
     return path
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]), Tiny())
