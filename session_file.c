@@ -14,16 +14,21 @@ static const char magic[8] = "ATTNSES1";
 
 #define MAX_OPTIONS 1024
 
-/* Tells checkpoints apart: the tensor table and the first bytes of every tensor. */
-static uint64_t model_fingerprint(const struct model *m) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (int i = 0; i < gguf_n_tensors(m->file); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(m->file, i);
+/* Adds a file's tensor table and the first bytes of every tensor. */
+static uint64_t file_fingerprint(const struct gguf *file, uint64_t hash) {
+    for (int i = 0; i < gguf_n_tensors(file); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
         const uint64_t words[] = {t->type, t->size, (uint64_t)t->ne[0], (uint64_t)t->ne[1]};
         for (size_t j = 0; j < 4; j++) hash = (hash ^ words[j]) * 0x100000001b3u;
         for (size_t j = 0; t->data && j < t->size && j < 64; j++) hash = (hash ^ t->data[j]) * 0x100000001b3u;
     }
     return hash;
+}
+
+/* Tells checkpoints apart, and their adapters. */
+static uint64_t model_fingerprint(const struct model *m) {
+    uint64_t hash = file_fingerprint(m->file, 0xcbf29ce484222325u);
+    return m->adapter ? file_fingerprint(m->adapter, hash) : hash;
 }
 
 /* All that changes what the layers keep. */

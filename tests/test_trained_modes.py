@@ -237,6 +237,14 @@ def test_a_saved_session_goes_on_where_it_was(tiny_model, tmp_path, spec):
     assert result.stdout == whole
 
 
+def test_a_session_belongs_to_its_adapter(tiny_model, tmp_path):
+    path, reference = tiny_model(**TRAINED)
+    adapter = write_adapter(tmp_path / "adapter.gguf", low_rank(reference, all_projections(), 2))
+    args = ("--ids", ids_text(random_ids(N)), "--session", tmp_path / "session", "-n", 8, "--temp", 0)
+    run(path, *args)
+    assert run(path, *args, "--adapter", adapter).stdout == run(path, *args[:2], *args[4:], "--adapter", adapter).stdout
+
+
 # ---- costs ----
 
 
