@@ -1,0 +1,69 @@
+"""Builds llama.cpp and ik_llama.cpp for this machine, from their Python packages: setup_peers.py VENV
+
+Both come from source, so that they use every instruction set that this CPU has: the ready-made wheel of
+ik_llama.cpp knows AVX2 at most, which would make it look slow. It takes 10 to 20 minutes on two cores.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ENV = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON")
+
+
+def requirement(name):
+    lines = (HERE / "requirements.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith(name))
+
+
+def build_llama(pip):
+    subprocess.run(
+        [*pip, "install", "--no-binary", "llama-cpp-python", requirement("llama-cpp")], check=True, env=ENV
+    )
+
+
+def build_ik_llama(pip):
+    """Its source package lacks a file that only the quantize tool's build needs, so the tool is left out."""
+    name = requirement("ik-llama")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*pip, "install", "--quiet", "scikit-build-core"], check=True)
+        fetch = [
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "--no-build-isolation",
+            "--dest",
+            folder,
+        ]
+        subprocess.run([*pip, *fetch, name], check=True)
+        archive = next(Path(folder).glob("*.tar.gz"))
+        tarfile.open(archive).extractall(folder, filter="data")
+        source = archive.with_name(archive.name.removesuffix(".tar.gz"))
+        cmake = source / "CMakeLists.txt"
+        kept = [block for block in cmake.read_text().split("\n\n") if "quantize" not in block]
+        cmake.write_text("\n\n".join(kept) + "\n")
+        vendor = source / "vendor" / "ik_llama.cpp" / "CMakeLists.txt"
+        lines = vendor.read_text().splitlines()
+        vendor.write_text(
+            "\n".join(line for line in lines if line.strip() != "add_subdirectory(common)") + "\n"
+        )
+        subprocess.run([*pip, "install", "--force-reinstall", "--no-deps", str(source)], check=True, env=ENV)
+
+
+def main():
+    venv = Path(sys.argv[1])
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True)
+    pip = [venv / "bin" / "python", "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", requirement("numpy")], check=True)
+    build_llama(pip)
+    build_ik_llama(pip)
+
+
+if __name__ == "__main__":
+    main()
