@@ -256,7 +256,7 @@ def every_code_point():
         (0xE0000, 0xE0200),
     ]
     return [
-        "".join(f"{chr(c)}a{chr(c)}अ" for c in range(i, i + 64))
+        "".join(f"{chr(c)}a{chr(c)}\u05d0" for c in range(i, i + 64))
         for begin, end in blocks
         for i in range(begin, end, 64)
     ]
