@@ -2,10 +2,13 @@
  * multiply-adds in the place of one.
  *
  * Prompts follow SageAttention (Zhang et al. 2024): queries and keys are
- * quantised to 8 bits per 32 channels, values to 8 bits per channel over a
- * block of 64 entries, weights to 0..255 relative to the row's largest in the
- * block. All sums are in int32, the softmax is in float32. The float32 twin of
- * everything here is attend_tile.h.
+ * quantised to 8 bits per part of 64 (or 32) channels, values to 8 bits per
+ * channel over a block of 64 entries, weights to 0..255 relative to the row's
+ * largest in the block. All sums are in int32, the softmax is in float32. Some
+ * channels of keys are far larger than others; so that they don't set the
+ * scale, queries and keys are first rotated by a Hadamard matrix, as in QuaRot
+ * (Ashkboos et al. 2024), which leaves their products as they are. The float32
+ * twin of everything here is attend_tile.h.
  *
  * Decoding takes the products of q8_0 and q4_0 keys with queries in 8 bits. */
 #include "attend_avx512.h"
@@ -16,17 +19,66 @@
 #include "attend_few.h"
 
 #define QUADS (ATTEND_BLOCK / 4)  /* groups of 4 entries */
-#define MAX_PARTS (KV_MAX_DIM / KV_BLOCK)
+#define PART 64                   /* channels that share a scale, or half as many */
+#define MAX_PARTS (KV_MAX_DIM / (PART / 2))
 #define P_ONE 255.0f              /* the weight 1 */
 #define LOG2_E 1.44269504f
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
+/* How the channels of a head are cut up. */
+struct cut {
+    int width; /* channels, rounded up to whole parts */
+    int part;  /* channels of a part */
+    int parts;
+};
+
+INLINE struct cut cut_head(int d) {
+    int part = d % PART ? PART / 2 : PART;
+    return (struct cut){.width = round_up(d, part), .part = part, .parts = round_up(d, part) / part};
+}
+
+/* Multiplies 2 or 4 vectors, as one, by a Hadamard matrix (of 1 and -1). */
+INLINE void hadamard(vec *x, int n) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    vec sign[4];
+    for (int bit = 0; bit < 4; bit++)
+        sign[bit] = _mm512_mask_blend_ps(_mm512_test_epi32_mask(lane, _mm512_set1_epi32(1 << bit)), v_set(1), v_set(-1));
+    for (int i = 0; i < n; i++) { /* in each step, lanes that differ in one bit: a, b to a + b, a - b */
+        x[i] = v_fma(x[i], sign[0], _mm512_permute_ps(x[i], 0xb1));
+        x[i] = v_fma(x[i], sign[1], _mm512_permute_ps(x[i], 0x4e));
+        x[i] = v_fma(x[i], sign[2], _mm512_shuffle_f32x4(x[i], x[i], 0xb1));
+        x[i] = v_fma(x[i], sign[3], _mm512_shuffle_f32x4(x[i], x[i], 0x4e));
+    }
+    for (int step = 1; step < n; step *= 2)
+        for (int i = 0; i < n; i++)
+            if (!(i & step)) {
+                vec a = x[i], b = x[i + step];
+                x[i] = v_add(a, b);
+                x[i + step] = v_sub(a, b);
+            }
+}
+
+/* Rotates and quantises the `part` channels at x; bytes plus `excess` to out. Returns the scale. */
+static float quantize_part(const float *x, int part, int excess, void *out) {
+    vec y[PART / LANES];
+    __m512i codes[PART / LANES];
+    int n = part / LANES;
+    for (int i = 0; i < n; i++) y[i] = v_load(x + i * LANES);
+    hadamard(y, n);
+    float scale = quantize(y, n, codes);
+    for (int i = 0; i < n; i++) {
+        __m512i code = _mm512_add_epi32(codes[i], _mm512_set1_epi32(excess));
+        _mm_storeu_si128((__m128i *)out + i, _mm512_cvtepi32_epi8(code));
+    }
+    return scale;
+}
+
 /* ---- packed blocks ------------------------------------------------------------------
  *
- * Of d channels, rounded up to `width`, a multiple of 32, with `parts` = width / 32:
+ * Of a head cut into `parts`, `width` channels in all:
  *
- *     int8_t  v[QUADS][width][4]           by groups of 4 entries
+ *     int8_t  v[QUADS][width][4]            by groups of 4 entries
  *     int8_t  k[ATTEND_BLOCK][width]
  *     float   k_scale[ATTEND_BLOCK][parts]
  *     int32_t k_offset[ATTEND_BLOCK][parts] -128 * sum of k, as queries are stored plus 128
@@ -40,12 +92,14 @@ struct block {
 };
 
 static size_t block_bytes(int d) {
-    size_t width = (size_t)round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    struct cut cut = cut_head(d);
+    size_t width = (size_t)cut.width, parts = (size_t)cut.parts;
     return 2 * ATTEND_BLOCK * width + 8 * ATTEND_BLOCK * parts + 4 * width;
 }
 
 static struct block block_at(int d, const void *base) {
-    size_t width = (size_t)round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    struct cut cut = cut_head(d);
+    size_t width = (size_t)cut.width, parts = (size_t)cut.parts;
     char *p = (char *)base;
     struct block b = {.v = (int8_t *)p, .k = (int8_t *)p + ATTEND_BLOCK * width};
     b.k_scale = (float *)(p + 2 * ATTEND_BLOCK * width);
@@ -55,26 +109,17 @@ static struct block block_at(int d, const void *base) {
 }
 
 static void pack_key(const struct kv_view *kv, int entry, const struct block *b, int i) {
-    int width = round_up(kv->d, KV_BLOCK), parts = width / KV_BLOCK;
-    const uint8_t *row = kv->k + (size_t)entry * kv->k_row_bytes;
-    int8_t *k = b->k + i * width;
+    struct cut cut = cut_head(kv->d);
+    int8_t *k = b->k + i * cut.width;
     float x[KV_MAX_DIM];
-    if (kv->type_k != KV_Q8_0) {
-        simd_load(kv->type_k, kv->d, row, x);
-        for (int c = kv->d; c < width; c++) x[c] = 0;
-    }
-    for (int part = 0; part < parts; part++, k += KV_BLOCK) {
-        if (kv->type_k == KV_Q8_0) {
-            memcpy(k, row + part * KV_Q8_0_BYTES + 2, KV_BLOCK);
-            b->k_scale[i * parts + part] = _mm512_cvtss_f32(v_set_f16(row + part * KV_Q8_0_BYTES));
-        } else {
-            __m512i q[2];
-            b->k_scale[i * parts + part] = quantize_part(x + part * KV_BLOCK, q);
-            _mm_storeu_si128((__m128i *)k, _mm512_cvtepi32_epi8(q[0]));
-            _mm_storeu_si128((__m128i *)(k + 16), _mm512_cvtepi32_epi8(q[1]));
-        }
-        __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(-128), _mm256_loadu_si256((const __m256i *)k));
-        b->k_offset[i * parts + part] = -_mm512_reduce_add_epi32(_mm512_zextsi256_si512(sum));
+    simd_load(kv->type_k, kv->d, kv->k + (size_t)entry * kv->k_row_bytes, x);
+    for (int c = kv->d; c < cut.width; c++) x[c] = 0;
+    for (int p = 0; p < cut.parts; p++, k += cut.part) {
+        b->k_scale[i * cut.parts + p] = quantize_part(x + p * cut.part, cut.part, 0, k);
+        __m512i sum = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+        for (int c = 0; c < cut.part; c += 32)
+            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(k + c))));
+        b->k_offset[i * cut.parts + p] = -128 * _mm512_reduce_add_epi32(sum);
     }
 }
 
@@ -99,7 +144,7 @@ static void pack_values(int width, const float *x, const struct block *b) {
 }
 
 static void pack(const struct kv_view *kv, int begin, int n, void *base) {
-    int width = round_up(kv->d, KV_BLOCK);
+    int width = cut_head(kv->d).width;
     struct block b = block_at(kv->d, base);
     _Alignas(64) float v[ATTEND_BLOCK * KV_MAX_DIM]; /* [ATTEND_BLOCK, width] */
     for (int i = 0; i < n; i++) {
@@ -133,17 +178,17 @@ INLINE __m512i broadcast4(const void *p) {
 }
 
 /* Scores of all rows against KEYS_I8 keys from key i on. */
-INLINE void qk_tile_i8(struct tile_i8 *t, int parts, const struct block *b, int i) {
-    int width = parts * KV_BLOCK;
+INLINE void qk_tile_i8(struct tile_i8 *t, int parts, int part, const struct block *b, int i) {
+    int width = parts * part;
     const int8_t *k = b->k + i * width;
     vec s[KEYS_I8][VECS];
     UNROLL for (int j = 0; j < KEYS_I8; j++)
         UNROLL for (int x = 0; x < VECS; x++) s[j][x] = v_zero();
-    for (int part = 0; part < parts; part++) {
+    for (int p = 0; p < parts; p++) {
         ints sum[KEYS_I8][VECS];
         UNROLL for (int j = 0; j < KEYS_I8; j++)
-            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = (ints)_mm512_set1_epi32(b->k_offset[(i + j) * parts + part]);
-        for (int c = part * KV_BLOCK / 4; c < (part + 1) * KV_BLOCK / 4; c++) {
+            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = (ints)_mm512_set1_epi32(b->k_offset[(i + j) * parts + p]);
+        for (int c = p * part / 4; c < (p + 1) * part / 4; c++) {
             __m512i q[VECS];
             UNROLL for (int x = 0; x < VECS; x++) q[x] = _mm512_load_si512(t->q[c][x * LANES]);
             UNROLL for (int j = 0; j < KEYS_I8; j++) {
@@ -152,9 +197,9 @@ INLINE void qk_tile_i8(struct tile_i8 *t, int parts, const struct block *b, int 
             }
         }
         UNROLL for (int j = 0; j < KEYS_I8; j++) {
-            vec scale = v_set(b->k_scale[(i + j) * parts + part]);
+            vec scale = v_set(b->k_scale[(i + j) * parts + p]);
             UNROLL for (int x = 0; x < VECS; x++) {
-                vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale), q = v_load(t->q_scale[part] + x * LANES);
+                vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale), q = v_load(t->q_scale[p] + x * LANES);
                 s[j][x] = v_fma(y, q, s[j][x]);
             }
         }
@@ -240,26 +285,23 @@ INLINE void pv_tile_i8(struct tile_i8 *t, int quads, int width, const struct blo
 }
 
 static void load_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
-    int width = round_up(d, KV_BLOCK);
+    struct cut cut = cut_head(d);
     for (int r = 0; r < TILE_ROWS; r++) {
         const struct attend_row *row = &rows[r < m ? r : 0]; /* lanes without a row repeat the first */
-        _Alignas(64) float q[KV_MAX_DIM];
+        float q[KV_MAX_DIM];
         memcpy(q, row->q, (size_t)d * sizeof *q);
-        for (int c = d; c < width; c++) q[c] = 0;
-        for (int c = 0; c < width; c += KV_BLOCK) {
-            __m512i codes[2];
-            _Alignas(16) uint8_t bytes[KV_BLOCK];
-            t->q_scale[c / KV_BLOCK][r] = quantize_part(q + c, codes) * LOG2_E;
-            for (int half = 0; half < 2; half++)
-                _mm_store_si128((__m128i *)bytes + half,
-                                _mm512_cvtepi32_epi8(_mm512_add_epi32(codes[half], _mm512_set1_epi32(128))));
-            for (int i = 0; i < KV_BLOCK; i += 4) memcpy(t->q[(c + i) / 4][r], bytes + i, 4);
+        for (int c = d; c < cut.width; c++) q[c] = 0;
+        for (int p = 0; p < cut.parts; p++) {
+            uint8_t bytes[PART];
+            float scale = quantize_part(q + p * cut.part, cut.part, 128, bytes);
+            t->q_scale[p][r] = scale * (LOG2_E / (float)cut.part); /* a Hadamard matrix squared is its size */
+            for (int i = 0; i < cut.part; i += 4) memcpy(t->q[(p * cut.part + i) / 4][r], bytes + i, 4);
         }
         t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] * LOG2_E : NEVER;
         t->sum[r] = row->state[ATTEND_SUM];
     }
     load_transposed(t->acc, d, rows, m, true);
-    for (int c = d; c < width; c++) memset(t->acc[c], 0, sizeof t->acc[c]);
+    for (int c = d; c < cut.width; c++) memset(t->acc[c], 0, sizeof t->acc[c]);
 }
 
 static void store_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
@@ -272,7 +314,7 @@ static void store_tile_i8(struct tile_i8 *t, int d, const struct attend_row *row
 
 static void attend_rows(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
     struct tile_i8 t;
-    int width = round_up(d, KV_BLOCK), parts = width / KV_BLOCK;
+    struct cut cut = cut_head(d);
     size_t bytes = block_bytes(d);
     for (; m > 0; rows += TILE_ROWS, m -= TILE_ROWS) {
         int count = m < TILE_ROWS ? m : TILE_ROWS;
@@ -282,11 +324,11 @@ static void attend_rows(int d, const void *blocks, int begin, int n, const struc
             int in_block = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK, least, most;
             tile_limits(t.limit, rows, count, begin + i, in_block, &least, &most);
             if (most == 0) continue;
-            if (parts == 2) for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, 2, &b, j);
-            else for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, parts, &b, j);
+            if (cut.parts == 1) for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, 1, cut.part, &b, j);
+            else for (int j = 0; j < most; j += KEYS_I8) qk_tile_i8(&t, cut.parts, cut.part, &b, j);
             if (least == most) softmax_tile_i8(&t, most, false);
             else softmax_tile_i8(&t, most, true);
-            for (int c = 0; c < d; c += KEYS) pv_tile_i8(&t, (most + 3) / 4, width, &b, c);
+            for (int c = 0; c < d; c += KEYS) pv_tile_i8(&t, (most + 3) / 4, cut.width, &b, c);
         }
         store_tile_i8(&t, d, rows, count);
     }

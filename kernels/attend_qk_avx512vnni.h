@@ -12,14 +12,14 @@ INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }
 
-/* 32 floats as scale * integers of at most 127 in magnitude. */
-static inline float quantize_part(const float *x, __m512i out[2]) {
-    vec a = v_load(x), b = v_load(x + LANES);
-    float most = v_max_lane(v_max(_mm512_abs_ps(a), _mm512_abs_ps(b)));
-    vec inverse = v_set(most > 0 ? 127 / most : 0);
-    out[0] = _mm512_cvtps_epi32(v_mul(a, inverse));
-    out[1] = _mm512_cvtps_epi32(v_mul(b, inverse));
-    return most / 127;
+/* n vectors as scale * integers of at most 127 in magnitude; returns the scale. */
+INLINE float quantize(const vec *x, int n, __m512i *out) {
+    vec most = v_zero();
+    for (int i = 0; i < n; i++) most = v_max(most, _mm512_abs_ps(x[i]));
+    float scale = v_max_lane(most) / 127;
+    vec inverse = v_set(scale > 0 ? 1 / scale : 0);
+    for (int i = 0; i < n; i++) out[i] = _mm512_cvtps_epi32(v_mul(x[i], inverse));
+    return scale;
 }
 
 /* A pair of key blocks, 64 channels, as unsigned bytes: 128 or 8 more than the value. */
@@ -64,9 +64,11 @@ struct query_pair {
 
 INLINE struct query_pair quantize_pair(const float *q, int excess) {
     struct query_pair p;
+    vec y[4];
     __m512i x[4];
-    p.scale[0] = quantize_part(q, x);
-    p.scale[1] = quantize_part(q + KV_BLOCK, x + 2);
+    for (int i = 0; i < 4; i++) y[i] = v_load(q + i * LANES);
+    p.scale[0] = quantize(y, 2, x);
+    p.scale[1] = quantize(y + 2, 2, x + 2);
     _Alignas(64) int8_t bytes[2 * KV_BLOCK];
     for (int i = 0; i < 4; i++) _mm_store_si128((__m128i *)bytes + i, _mm512_cvtepi32_epi8(x[i]));
     p.q = _mm512_load_si512(bytes);
