@@ -3,6 +3,7 @@
 #include <string.h>
 
 extern const struct attn_mode attn_dense;
+extern const struct attn_mode attn_moba;
 extern const struct attn_mode attn_topk;
 extern const struct attn_mode attn_mosa;
 extern const struct attn_mode attn_landmark;
@@ -10,6 +11,7 @@ extern const struct attn_mode attn_infini;
 
 const struct attn_mode *const attn_modes[] = {
     &attn_dense,
+    &attn_moba,
     &attn_topk,
     &attn_mosa,
     &attn_landmark,

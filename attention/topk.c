@@ -21,6 +21,7 @@
 
 #include "../alloc.h"
 #include "../kernels/sparse.h"
+#include "ascending.h"
 #include "dense.h"
 
 #define GROUP_ENTRIES (PAGE * PAGE_GROUP)
@@ -75,38 +76,41 @@ struct topk_scratch {
     float *own, *spare;       /* [stride] */
     int *list, *best;         /* [stride] */
     float *state;             /* of the row in progress */
+    uintptr_t end;
 };
+
+/* The next so many numbers of 4 bytes of *at, which stays aligned. */
+static void *take(uintptr_t *at, size_t n) {
+    void *p = (void *)*at;
+    *at += (n + 15) / 16 * 64;
+    return p;
+}
 
 static struct topk_scratch topk_scratch(const struct attn_layer *layer, int worker) {
     const struct attn_shape *s = layer->shape;
-    size_t stride = ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16, G = (size_t)s->n_head_kv, H = (size_t)s->n_head;
-    float *shared = layer->scratch, *own = shared + (2 * H + G) * stride + (G + 15) / 16 * 16;
-    own += (size_t)worker * (4 * stride + ATTEND_STATE(s->head_dim));
-    return (struct topk_scratch){
-        .stride = stride, .scores = shared, .chosen_scores = shared + H * stride,
-        .chosen = (int *)(void *)(shared + 2 * H * stride), .n_chosen = (int *)(void *)(shared + (2 * H + G) * stride),
-        .own = own, .spare = own + stride, .list = (int *)(void *)(own + 2 * stride),
-        .best = (int *)(void *)(own + 3 * stride), .state = own + 4 * stride,
-    };
+    uintptr_t at = (uintptr_t)layer->scratch;
+    struct topk_scratch t = {.stride = ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16};
+    t.scores = take(&at, (size_t)s->n_head * t.stride);
+    t.chosen_scores = take(&at, (size_t)s->n_head * t.stride);
+    t.chosen = take(&at, (size_t)s->n_head_kv * t.stride);
+    t.n_chosen = take(&at, (size_t)s->n_head_kv);
+    for (int i = 0; i <= worker; i++) {
+        t.own = take(&at, t.stride);
+        t.spare = take(&at, t.stride);
+        t.list = take(&at, t.stride);
+        t.best = take(&at, t.stride);
+        t.state = take(&at, ATTEND_STATE(s->head_dim));
+    }
+    t.end = at;
+    return t;
 }
 
 static size_t topk_scratch_bytes(const struct attn_layer *layer) {
-    struct attn_layer origin = {.shape = layer->shape, .scratch = NULL};
-    return (size_t)((char *)topk_scratch(&origin, layer->shape->n_threads).own - (char *)NULL);
+    struct attn_layer origin = {.shape = layer->shape};
+    return topk_scratch(&origin, layer->shape->n_threads - 1).end;
 }
 
 /* ---- what a row sees ---------------------------------------------------------------- */
-
-/* The first of n ascending positions that is at least pos. */
-static int first_at(const int *positions, int n, int pos) {
-    int begin = 0, end = n;
-    while (begin < end) {
-        int middle = begin + (end - begin) / 2;
-        if (positions[middle] < pos) begin = middle + 1;
-        else end = middle;
-    }
-    return begin;
-}
 
 /* Token i of the batch in KV head g. */
 static struct sight see(const struct attn_layer *layer, const struct attn_batch *b, int g, int i) {
