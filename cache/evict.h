@@ -2,9 +2,9 @@
  *
  * A policy gives each entry of a head a score; evict_step() does the rest after a layer's attention: it
  * protects the attention sink and the newest entries, keeps the best of the others, closes the gaps and gives
- * memory back. Of entries with equal scores the oldest stays. A policy is one evict_NAME.c and one line in the
- * table of evict.c. What the definitions leave open is settled as in kvpress (NVIDIA); where a policy differs
- * from the press of its name, its file says so. */
+ * memory back. Of entries with equal scores the oldest stays. A policy is one evict_NAME.c and one line in
+ * the table of evict.c. What the definitions leave open is settled as in kvpress (NVIDIA); where a policy
+ * differs from the press of its name, its file says so. */
 #pragma once
 
 #include "../kernels/team.h"
@@ -155,8 +155,8 @@ void evict_best(const float *scores, int n, int n_keep, int *keep);
 
 /* Attention probabilities from the newest n_q tokens, whose queries q [n_q, H, d] are, to a head's entries:
  * afterwards evict_attention_sums() [n] has them summed over these tokens and over the query heads of the
- * group. Probabilities are those of dense attention over what is cached, whatever the layer's mode. Never holds
- * more than a few rows of the n_q x n matrix. All workers; ends with a barrier. */
+ * group. Probabilities are those of dense attention over what is cached, whatever the layer's mode. Never
+ * holds more than a few rows of the n_q x n matrix. All workers; ends with a barrier. */
 void evict_attention(const struct evict_layer *l, const float *q, int n_q, struct worker *w);
 const float *evict_attention_sums(const struct evict_layer *l, int head);
 size_t evict_attention_bytes(const struct evict_shape *shape, int cap);

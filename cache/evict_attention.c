@@ -34,8 +34,8 @@ static float largest(const float *x, int n) {
     return max;
 }
 
-/* exp(x) for x <= 0, relative error below 1e-6: 2^k * e^r with x = k ln 2 + r and the Taylor polynomial of e^r,
- * |r| <= ln 2 / 2. Written so that a loop of it becomes vector code. */
+/* exp(x) for x <= 0, relative error below 1e-6: 2^k * e^r with x = k ln 2 + r and the Taylor polynomial of
+ * e^r, |r| <= ln 2 / 2. Written so that a loop of it becomes vector code. */
 static inline float exp_negative(float x) {
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it leaves the integer in the low bits */
     x = x > -87.0f ? x : -87.0f;
@@ -73,7 +73,8 @@ static float *chunk_sums(const struct evict *e, int head, int chunk) {
 
 const float *evict_attention_sums(const struct evict_layer *l, int head) { return chunk_sums(l->evict, head, 0); }
 
-/* What m <= ROWS rows, `stride` floats apart, give to a head's entries. Row r sees the first limit + r * step. */
+/* What m <= ROWS rows, `stride` floats apart, give to a head's entries. Row r sees the first limit + r *
+ * step. */
 static void add_rows(const struct evict_layer *l, int head, const float *q, size_t stride, int m, int limit, int step,
                      float *rows, float *sums) {
     const struct evict *e = l->evict;

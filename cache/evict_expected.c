@@ -1,11 +1,12 @@
 /* evict_expected.c - entries that future queries will attend to stay (Expected Attention, arXiv 2510.00636).
  *
- * Queries before RoPE are taken as normal, with the mean and covariance of all so far (but for the sink's), and as
- * standing at the next `future` positions, over which RoPE is averaged: R. Attention to a key k is then expected to be
- * exp(k.R mu / sqrt(d) + k.R C R'.k / 2d), softmax over the entries after the sink, mean over the group; times the norm
- * of the value. As kvpress's ExpectedAttentionPress at the end of a prompt that came in one batch. The exponents are
- * computed when an entry comes and renewed at the end of a prompt and once `renew` tokens have passed since the last
- * time, for they cost d/2 times as much as attention does. */
+ * Queries before RoPE are taken as normal, with the mean and covariance of all so far (but for the sink's),
+ * and as standing at the next `future` positions, over which RoPE is averaged: R. Attention to a key k is
+ * then expected to be exp(k.R mu / sqrt(d) + k.R C R'.k / 2d), softmax over the entries after the sink, mean
+ * over the group; times the norm of the value. As kvpress's ExpectedAttentionPress at the end of a prompt
+ * that came in one batch. The exponents are computed when an entry comes and renewed at the end of a prompt
+ * and once `renew` tokens have passed since the last time, for they cost d/2 times as much as attention does.
+ * */
 #include <math.h>
 #include <string.h>
 

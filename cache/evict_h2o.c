@@ -1,8 +1,8 @@
 /* evict_h2o.c - heavy hitters stay: entries that have received most attention (H2O, arXiv 2306.14048).
  *
- * An entry's score is the attention probability it has received from all queries so far, summed over queries, mean over
- * the query heads of the group. (kvpress's ObservedAttentionPress divides the sum by the number of queries that saw the
- * entry; H2O doesn't.) */
+ * An entry's score is the attention probability it has received from all queries so far, summed over queries,
+ * mean over the query heads of the group. (kvpress's ObservedAttentionPress divides the sum by the number of
+ * queries that saw the entry; H2O doesn't.) */
 #include "evict.h"
 
 static int memo_size(const struct evict *e) {

@@ -1,9 +1,9 @@
 /* evict_keydiff.c - entries whose keys differ most from the others stay (KeyDiff, arXiv 2504.15364).
  *
- * The score is -cos(k, a), a being the mean of the normalised keys that the head holds. block=N evicts in blocks as the
- * paper does (kvpress: BlockPress over KeyDiffPress): of the entries over the budget the first N join, the best
- * stay, the next N join, and so on. That makes the choice independent of -b, though not what the tokens of a batch
- * attend to. */
+ * The score is -cos(k, a), a being the mean of the normalised keys that the head holds. block=N evicts in
+ * blocks as the paper does (kvpress: BlockPress over KeyDiffPress): of the entries over the budget the first
+ * N join, the best stay, the next N join, and so on. That makes the choice independent of -b, though not what
+ * the tokens of a batch attend to. */
 #include <math.h>
 #include <string.h>
 

@@ -1,10 +1,11 @@
 /* evict_lagkv.c - entries that stand out against those that follow stay (LagKV, arXiv 2504.04704).
  *
- * The entries after the sink are cut into partitions of `lag`. An entry's keys and values are scaled channel by channel
- * to the range of the next partition; its score is the standard deviation over the channels, softmax over its
- * partition, mean of key and value: as a rank within the partition, or with cross=1 as it is. The last full partition
- * and what follows it score highest, and where there are fewer than two partitions the newest entries do. As kvpress's
- * LagKVPress, after every batch; a channel that is constant in the next partition doesn't count. */
+ * The entries after the sink are cut into partitions of `lag`. An entry's keys and values are scaled channel
+ * by channel to the range of the next partition; its score is the standard deviation over the channels,
+ * softmax over its partition, mean of key and value: as a rank within the partition, or with cross=1 as it
+ * is. The last full partition and what follows it score highest, and where there are fewer than two
+ * partitions the newest entries do. As kvpress's LagKVPress, after every batch; a channel that is constant in
+ * the next partition doesn't count. */
 #include <math.h>
 #include <string.h>
 
@@ -20,7 +21,8 @@ struct lagkv_options {
 
 typedef void (*read_fn)(const struct evict_layer *l, int head, int i, float *x);
 
-/* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant one. */
+/* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant one.
+ * */
 static void channel_ranges(const struct evict_layer *l, int head, read_fn read, int begin, int lag, float *min,
                            float *scale) {
     int d = l->cache->head_dim;

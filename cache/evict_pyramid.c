@@ -1,9 +1,9 @@
 /* evict_pyramid.c - SnapKV with more entries in the lower layers (PyramidKV, arXiv 2406.02069).
  *
- * Layer budgets fall evenly from the first layer to the last, whose share is budget/beta, so that their mean is the
- * budget; as kvpress (PyramidKVPress) computes them: where the first layer would get more than there are entries before
- * the window, it gets those and the slope is less. Where the last layer's share would not hold sink and window, every
- * layer gets the budget. */
+ * Layer budgets fall evenly from the first layer to the last, whose share is budget/beta, so that their mean
+ * is the budget; as kvpress (PyramidKVPress) computes them: where the first layer would get more than there
+ * are entries before the window, it gets those and the slope is less. Where the last layer's share would not
+ * hold sink and window, every layer gets the budget. */
 #include <math.h>
 
 #include "evict_snapkv.h"

@@ -1,8 +1,9 @@
 /* evict_snapkv.c - the end of a prompt knows what matters of it (SnapKV, arXiv 2404.14469).
  *
- * When the prompt is complete, an entry's score is the attention from its last `window` queries, mean over them and over
- * the group, average-pooled over `kernel` neighbours among the entries before the window (beyond either end there are
- * zeros, as in kvpress). The window itself ranks above all that; what is generated afterwards stays. */
+ * When the prompt is complete, an entry's score is the attention from its last `window` queries, mean over
+ * them and over the group, average-pooled over `kernel` neighbours among the entries before the window
+ * (beyond either end there are zeros, as in kvpress). The window itself ranks above all that; what is
+ * generated afterwards stays. */
 #include "evict_snapkv.h"
 
 #include <float.h>

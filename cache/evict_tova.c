@@ -1,7 +1,7 @@
 /* evict_tova.c - entries that the newest token attends to stay (TOVA, arXiv 2401.06104).
  *
- * Mean over all query heads of the layer, so that every head keeps the same tokens. (kvpress's TOVAPress always keeps
- * the newest entry; here recent=1 does that.) */
+ * Mean over all query heads of the layer, so that every head keeps the same tokens. (kvpress's TOVAPress
+ * always keeps the newest entry; here recent=1 does that.) */
 #include "evict.h"
 
 static void observe(struct evict_layer *l, const struct evict_batch *b, bool due, struct worker *w) {

@@ -1,4 +1,5 @@
-/* evict_window.c - the newest entries stay, and with sink > 0 the first ones: StreamingLLM (arXiv 2309.17453). */
+/* evict_window.c - the newest entries stay, and with sink > 0 the first ones: StreamingLLM (arXiv
+ * 2309.17453). */
 #include "evict.h"
 
 static void score(struct evict_layer *l, int head, int n, float *scores) {
