@@ -7,7 +7,7 @@ int merge_start(struct merge_work *work, size_t cap, struct error *err) {
     if (cap <= work->cap) {
         return 0;
     }
-    cap += cap / 2;
+    cap = cap > 2 * work->cap ? cap : 2 * work->cap;
     free(work->symbols);
     free(work->heap);
     work->cap = 0;

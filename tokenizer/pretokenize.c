@@ -385,14 +385,16 @@ struct pre_tokenizer {
     bool add_bos;
 };
 
+/* The names are those that llama.cpp's converter writes. The rules of falcon and
+ * deepseek-llm are llama.cpp's too: the checkpoints' own ones split digits
+ * further, where their vocabularies have no merges anyway. */
 static const struct pre_tokenizer pre_tokenizers[] = {
     {"default ", {rule_default_punct, rule_gpt2, rule_digits, rule_three_digits}, false, false},
-    {"gpt-2 mpt olmo jais phi-2 trillion exaone4 gigachat mellum a.x-4.0 granite-docling jina-es jina-de ",
-     {rule_gpt2}, false, false},
+    {"gpt-2 mpt olmo jais phi-2 trillion exaone4 ", {rule_gpt2}, false, false},
     {"smollm starcoder refact command-r codeshell exaone minerva-7b ", {rule_digit, rule_gpt2}, false, false},
-    {"llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 ", {rule_llama3}, true, true},
-    {"dbrx smaug-bpe glm4 chatglm-bpe ", {rule_llama3}, false, false},
-    {"qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan solar-open grok-2 kormo ", {rule_qwen2}, false, false},
+    {"llama-bpe llama3 llama-v3 falcon3 pixtral ", {rule_llama3}, true, true},
+    {"dbrx smaug-bpe ", {rule_llama3}, false, false},
+    {"qwen2 deepseek-r1-qwen stablelm2 megrez ", {rule_qwen2}, false, false},
     {"tekken ", {rule_tekken}, true, true},
     {"deepseek-llm ",
      {rule_newline, rule_deepseek_letters, rule_deepseek_punct, rule_trailing_space, rule_cjk, rule_digits},
