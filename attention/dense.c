@@ -69,11 +69,12 @@ void dense_store(struct attn_layer *layer, const struct attn_batch *b, struct wo
     for (int item = begin; item < end; item++) { /* a token's key in one KV head, and the group's queries */
         int i = item / G, g = item % G;
         const float *table = b->rope + (size_t)i * 2 * (size_t)s->rope->n_pairs;
-        float *k = b->k + (size_t)item * (size_t)d, *q = b->q + (size_t)(item * group) * (size_t)d;
+        size_t row = (size_t)item * (size_t)d;
+        float *k = b->k + row, *q = b->q + row * (size_t)group;
         for (int h = 0; h < group; h++) rope_rotate(s->rope, table, q + h * d);
         for (int c = 0; c < group * d; c++) q[c] *= s->scale;
         rope_rotate(s->rope, table, k);
-        kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, k, b->v + (size_t)item * (size_t)d);
+        kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, k, b->v + row);
     }
 }
 
@@ -89,8 +90,8 @@ static struct attend_row query_row(const struct attn_layer *layer, const struct 
     };
 }
 
-static void finish_row(const struct attn_layer *layer, const struct attn_batch *b, const struct plan *p, int g,
-                       int r, const float *state) {
+static void finish_row(const struct attn_layer *layer, const struct attn_batch *b, const struct plan *p,
+                       int g, int r, const float *state) {
     const struct attn_shape *s = layer->shape;
     int token = r / p->group, head = g * p->group + r % p->group;
     attend_finish(state, s->head_dim,

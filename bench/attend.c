@@ -2,7 +2,7 @@
  * cache type, prompts in giga multiply-adds a second, decoding in gigabytes of
  * keys and values a second, one thread.
  *
- *     make build/bench_attend && build/bench_attend [head size] [group] */
+ *     bench-attend [head size] [group] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -42,7 +42,8 @@ static struct kv_view make_entries(enum kv_type type, int d) {
 }
 
 /* The best of some repetitions, in seconds. */
-static double time_prompt(const struct attend_kernels *a, const struct kv_view *kv, const struct attend_row *rows) {
+static double time_prompt(const struct attend_kernels *a, const struct kv_view *kv,
+                          const struct attend_row *rows) {
     size_t bytes = a->block_bytes(kv->d);
     char *blocks = alloc(bytes * (PANEL / ATTEND_BLOCK));
     double best = 1e9;
@@ -57,8 +58,8 @@ static double time_prompt(const struct attend_kernels *a, const struct kv_view *
     return best;
 }
 
-static double time_decode(const struct attend_kernels *a, const struct kv_view *kv, const struct attend_row *rows,
-                          int group) {
+static double time_decode(const struct attend_kernels *a, const struct kv_view *kv,
+                          const struct attend_row *rows, int group) {
     double best = 1e9;
     for (int repeat = 0; repeat < REPEATS; repeat++) {
         double start = seconds();
@@ -71,7 +72,7 @@ static double time_decode(const struct attend_kernels *a, const struct kv_view *
 int main(int argc, char **argv) {
     int d = argc > 1 ? atoi(argv[1]) : 64, group = argc > 2 ? atoi(argv[2]) : 3;
     if (d < 1 || d > KV_MAX_DIM || group < 1 || group > ROWS) {
-        fprintf(stderr, "usage: bench_attend [head size] [group]\n");
+        fprintf(stderr, "usage: bench-attend [head size] [group]\n");
         return 2;
     }
     static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "neon"};
@@ -93,8 +94,9 @@ int main(int argc, char **argv) {
             for (int type = 0; type < 4; type++) {
                 struct kv_view kv = make_entries((enum kv_type)type, d);
                 double prompt = time_prompt(a, &kv, rows), decode = time_decode(a, &kv, rows, group);
-                printf("%s,%d,%s,%.1f,%.2f,%.2f\n", isas[i], exact, types[type], 2e-9 * PANEL * ROWS * d / prompt,
-                       1e-9 * (double)(kv.k_row_bytes + kv.v_row_bytes) * N / decode, 1e9 * decode / N);
+                double bytes = (double)(kv.k_row_bytes + kv.v_row_bytes) * N;
+                printf("%s,%d,%s,%.1f,%.2f,%.2f\n", isas[i], exact, types[type],
+                       2e-9 * PANEL * ROWS * d / prompt, 1e-9 * bytes / decode, 1e9 * decode / N);
                 free((void *)kv.k);
                 free((void *)kv.v);
             }

@@ -25,7 +25,8 @@ struct kv_cache {
     enum kv_type type_k, type_v;
     size_t k_row_bytes, v_row_bytes;
     struct kv_head *heads; /* [n_head_kv] */
-    void (*store)(enum kv_type type, int d, const float *x, uint8_t *row); /* kv_row_store, or its faster twin */
+    /* kv_row_store(), or the faster twin that struct attend_kernels has. */
+    void (*store)(enum kv_type type, int d, const float *x, uint8_t *row);
 };
 
 int kv_init(struct kv_cache *c, int n_head_kv, int head_dim, enum kv_type type_k, enum kv_type type_v,

@@ -87,7 +87,8 @@ static void pack_c(const struct kv_view *kv, int begin, int n, void *block) {
 
 static void rows_c(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
     for (int i = 0; i < n; i++) {
-        const float *block = (const float *)blocks + (size_t)(i / ATTEND_BLOCK) * 2 * ATTEND_BLOCK * (size_t)d;
+        size_t floats = 2 * ATTEND_BLOCK * (size_t)d;
+        const float *block = (const float *)blocks + (size_t)(i / ATTEND_BLOCK) * floats;
         const float *k = block + i % ATTEND_BLOCK * d, *v = k + ATTEND_BLOCK * d;
         for (int r = 0; r < m; r++)
             if (begin + i < rows[r].limit) attend_entry(d, dot(rows[r].q, k, d), v, rows[r].state);

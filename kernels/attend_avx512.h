@@ -90,9 +90,10 @@ static inline void v_transpose(vec x[LANES]) {
         x[i + 2] = _mm512_shuffle_ps(y[i + 1], y[i + 3], _MM_SHUFFLE(1, 0, 1, 0));
         x[i + 3] = _mm512_shuffle_ps(y[i + 1], y[i + 3], _MM_SHUFFLE(3, 2, 3, 2));
     }
-    for (int i = 0; i < 4; i++) { /* x[i], x[i + 4], x[i + 8], x[i + 12] hold columns i, i + 4, i + 8, i + 12 */
+    for (int i = 0; i < 4; i++) { /* columns i, i + 4, i + 8 and i + 12 from the four that hold them */
         vec a = _mm512_shuffle_f32x4(x[i], x[i + 4], 0x88), b = _mm512_shuffle_f32x4(x[i], x[i + 4], 0xdd);
-        vec c = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0x88), d = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0xdd);
+        vec c = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0x88);
+        vec d = _mm512_shuffle_f32x4(x[i + 8], x[i + 12], 0xdd);
         y[i] = _mm512_shuffle_f32x4(a, c, 0x88);
         y[i + 8] = _mm512_shuffle_f32x4(a, c, 0xdd);
         y[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);

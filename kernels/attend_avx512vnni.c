@@ -42,8 +42,10 @@ INLINE struct cut cut_head(int d) {
 INLINE void hadamard(vec *x, int n) {
     const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     vec sign[4];
-    for (int bit = 0; bit < 4; bit++)
-        sign[bit] = _mm512_mask_blend_ps(_mm512_test_epi32_mask(lane, _mm512_set1_epi32(1 << bit)), v_set(1), v_set(-1));
+    for (int bit = 0; bit < 4; bit++) {
+        __mmask16 set = _mm512_test_epi32_mask(lane, _mm512_set1_epi32(1 << bit));
+        sign[bit] = _mm512_mask_blend_ps(set, v_set(1), v_set(-1));
+    }
     for (int i = 0; i < n; i++) { /* in each step, lanes that differ in one bit: a, b to a + b, a - b */
         x[i] = v_fma(x[i], sign[0], _mm512_permute_ps(x[i], 0xb1));
         x[i] = v_fma(x[i], sign[1], _mm512_permute_ps(x[i], 0x4e));
@@ -117,8 +119,10 @@ static void pack_key(const struct kv_view *kv, int entry, const struct block *b,
     for (int p = 0; p < cut.parts; p++, k += cut.part) {
         b->k_scale[i * cut.parts + p] = quantize_part(x + p * cut.part, cut.part, 0, k);
         __m512i sum = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
-        for (int c = 0; c < cut.part; c += 32)
-            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(k + c))));
+        for (int c = 0; c < cut.part; c += 32) {
+            __m256i x32 = _mm256_loadu_si256((const __m256i *)(k + c));
+            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_zextsi256_si512(x32));
+        }
         b->k_offset[i * cut.parts + p] = -128 * _mm512_reduce_add_epi32(sum);
     }
 }
@@ -186,8 +190,10 @@ INLINE void qk_tile_i8(struct tile_i8 *t, int parts, int part, const struct bloc
         UNROLL for (int x = 0; x < VECS; x++) s[j][x] = v_zero();
     for (int p = 0; p < parts; p++) {
         ints sum[KEYS_I8][VECS];
-        UNROLL for (int j = 0; j < KEYS_I8; j++)
-            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = (ints)_mm512_set1_epi32(b->k_offset[(i + j) * parts + p]);
+        UNROLL for (int j = 0; j < KEYS_I8; j++) {
+            ints offset = (ints)_mm512_set1_epi32(b->k_offset[(i + j) * parts + p]);
+            UNROLL for (int x = 0; x < VECS; x++) sum[j][x] = offset;
+        }
         for (int c = p * part / 4; c < (p + 1) * part / 4; c++) {
             __m512i q[VECS];
             UNROLL for (int x = 0; x < VECS; x++) q[x] = _mm512_load_si512(t->q[c][x * LANES]);
@@ -199,8 +205,8 @@ INLINE void qk_tile_i8(struct tile_i8 *t, int parts, int part, const struct bloc
         UNROLL for (int j = 0; j < KEYS_I8; j++) {
             vec scale = v_set(b->k_scale[(i + j) * parts + p]);
             UNROLL for (int x = 0; x < VECS; x++) {
-                vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale), q = v_load(t->q_scale[p] + x * LANES);
-                s[j][x] = v_fma(y, q, s[j][x]);
+                vec y = v_mul(_mm512_cvtepi32_ps((__m512i)sum[j][x]), scale);
+                s[j][x] = v_fma(y, v_load(t->q_scale[p] + x * LANES), s[j][x]);
             }
         }
     }

@@ -78,7 +78,8 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 struct entries {
     int n, d;
     size_t ahead_k, ahead_v;             /* bytes from an entry to the one to prefetch; 0: none */
-    const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK]; /* stored rows; the last is repeated up to a multiple of 16 */
+    /* Stored rows, the last repeated up to a multiple of 16. */
+    const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK];
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
 };
 
@@ -112,7 +113,8 @@ INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e
                         const float *shrink, float *const *acc, int c) {
     vec sum[FEW][CHANNELS];
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
+        UNROLL for (int j = 0; j < C; j++)
+            sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
         UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
@@ -126,7 +128,8 @@ INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e
 }
 
 /* scaled[r][i] = p[r][i] * the scale of block c / KV_BLOCK of value i. */
-INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int c, float (*scaled)[ATTEND_BLOCK]) {
+INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int c,
+                          float (*scaled)[ATTEND_BLOCK]) {
     _Alignas(64) uint16_t scales[ATTEND_BLOCK];
     int padded = (e->n + LANES - 1) / LANES * LANES;
     for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + c / KV_BLOCK * (int)quant_bytes(type), 2);
@@ -207,7 +210,8 @@ static void load_transposed(float (*to)[TILE_ROWS], int d, const struct attend_r
     for (int first = 0; first < TILE_ROWS; first += LANES) {
         const float *from[LANES];
         for (int r = 0; r < LANES; r++) {
-            const struct attend_row *row = &rows[first + r < m ? first + r : 0]; /* lanes without a row repeat the first */
+            /* Lanes without a row repeat the first. */
+            const struct attend_row *row = &rows[first + r < m ? first + r : 0];
             from[r] = sums ? row->state + ATTEND_ACC : row->q;
         }
         int c = 0;

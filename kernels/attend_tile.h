@@ -124,7 +124,8 @@ static void simd_rows(int d, const void *blocks, int begin, int n, const struct 
         int count = m < TILE_ROWS ? m : TILE_ROWS;
         load_tile(&t, d, rows, count);
         for (int i = 0; i < n; i += ATTEND_BLOCK) {
-            const float *k = (const float *)blocks + (size_t)i * 2 * (size_t)stride, *v = k + ATTEND_BLOCK * stride;
+            const float *k = (const float *)blocks + (size_t)i * 2 * (size_t)stride;
+            const float *v = k + ATTEND_BLOCK * stride;
             int in_block = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK, least, most;
             tile_limits(t.limit, rows, count, begin + i, in_block, &least, &most);
             if (most == 0) continue;

@@ -61,7 +61,8 @@ static struct problem make_problem(enum kv_type type_k, enum kv_type type_v, int
     }
     for (int i = 0; i < m * d; i++) p.q[i] = 3 * normal() / sqrtf((float)d);
     for (int r = 0; r < m; r++) {
-        p.rows[r] = (struct attend_row){.q = p.q + r * d, .state = p.states + r * ATTEND_STATE(d), .limit = n};
+        float *state = p.states + r * ATTEND_STATE(d);
+        p.rows[r] = (struct attend_row){.q = p.q + r * d, .state = state, .limit = n};
         attend_init(p.rows[r].state, d);
     }
     p.kv = (struct kv_view){.d = d, .type_k = type_k, .type_v = type_v, .k_row_bytes = k_row,
@@ -182,10 +183,10 @@ static void test_rows(const struct attend_kernels *a, struct problem *p, double 
     CHECK_NEAR(rows_error(p, 0, p->n), 0, tol);
 
     /* in two pieces, the other order */
-    int half = n_blocks / 2;
+    int half = n_blocks / 2, middle = half * ATTEND_BLOCK;
     init_states(p);
-    a->rows(p->d, blocks + bytes * (size_t)half, half * ATTEND_BLOCK, p->n - half * ATTEND_BLOCK, p->rows, p->m);
-    a->rows(p->d, blocks, 0, half * ATTEND_BLOCK, p->rows, p->m);
+    a->rows(p->d, blocks + bytes * (size_t)half, middle, p->n - middle, p->rows, p->m);
+    a->rows(p->d, blocks, 0, middle, p->rows, p->m);
     CHECK_NEAR(rows_error(p, 0, p->n), 0, tol);
     free(blocks);
 }
@@ -230,7 +231,8 @@ static void test_conversions(const struct attend_kernels *a, enum kv_type type, 
 
 static void test_table(const struct attend_kernels *a, bool exact) {
     static const enum kv_type types[][2] = {
-        {KV_F32, KV_F32}, {KV_F16, KV_F16}, {KV_Q8_0, KV_Q8_0}, {KV_Q4_0, KV_Q4_0}, {KV_Q8_0, KV_F16}, {KV_F16, KV_Q4_0},
+        {KV_F32, KV_F32}, {KV_F16, KV_F16}, {KV_Q8_0, KV_Q8_0},
+        {KV_Q4_0, KV_Q4_0}, {KV_Q8_0, KV_F16}, {KV_F16, KV_Q4_0},
     };
     static const int dims[] = {8, 24, 32, 64, 80, 256};
     static const int shapes[][2] = {{1, 1}, {64, 3}, {65, 7}, {203, 50}, {130, 97}}; /* n, m */
@@ -239,8 +241,8 @@ static void test_table(const struct attend_kernels *a, bool exact) {
         for (size_t i = 0; i < sizeof dims / sizeof *dims; i++) {
             test_conversions(a, types[t][0], dims[i]);
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-                int failed = checks_failed;
-                struct problem p = make_problem(types[t][0], types[t][1], dims[i], shapes[s][0], shapes[s][1]);
+                int failed = checks_failed, n = shapes[s][0], m = shapes[s][1];
+                struct problem p = make_problem(types[t][0], types[t][1], dims[i], n, m);
                 test_rows(a, &p, tol);
                 test_range(a, &p, tol);
                 test_scores(a, &p, exact ? 1e-4 : 0.2);
@@ -250,8 +252,8 @@ static void test_table(const struct attend_kernels *a, bool exact) {
                 test_list(a, &p, tol);
                 free_problem(&p);
                 if (checks_failed > failed)
-                    printf("  in %s %s, types %d %d, d %d, %d entries, %d rows\n", a->isa, exact ? "exact" : "fast",
-                           types[t][0], types[t][1], dims[i], shapes[s][0], shapes[s][1]);
+                    printf("  in %s %s, types %d %d, d %d, %d entries, %d rows\n", a->isa,
+                           exact ? "exact" : "fast", types[t][0], types[t][1], dims[i], n, m);
             }
         }
 }

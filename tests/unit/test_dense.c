@@ -32,7 +32,8 @@ struct problem {
 };
 
 static struct problem make_problem(int T, int H, int G, int d, enum kv_type type_k, enum kv_type type_v) {
-    struct problem p = {.T = T, .H = H, .G = G, .d = d, .rope = {.n_pairs = d / 2, .interleaved = true, .magnitude = 1}};
+    struct problem p = {.T = T, .H = H, .G = G, .d = d};
+    p.rope = (struct rope){.n_pairs = d / 2, .interleaved = true, .magnitude = 1};
     for (int i = 0; i < d / 2; i++) p.rope.inv_freq[i] = powf(100, -2.0f * (float)i / (float)d);
     p.q = alloc(sizeof(float) * (size_t)(T * H * d));
     p.k = alloc(sizeof(float) * (size_t)(T * G * d));
@@ -119,7 +120,8 @@ static float *run(const struct problem *p, struct attn_shape *shape, int batch, 
     float *tables = alloc(sizeof(float) * (size_t)(batch * p->d));
     shape->max_batch = batch;
     shape->n_threads = threads;
-    struct attn_layer layer = {.mode = &attn_dense, .shape = shape, .scratch = alloc(attn_scratch_bytes(shape))};
+    struct attn_layer layer = {.mode = &attn_dense, .shape = shape};
+    layer.scratch = alloc(attn_scratch_bytes(shape));
     struct team *team = team_create(threads, NULL);
     CHECK(team && !kv_init(&layer.cache, p->G, p->d, shape->type_k, shape->type_v, NULL));
     CHECK(!attn_dense.init(&layer, NULL, NULL));
@@ -139,8 +141,9 @@ static float *run(const struct problem *p, struct attn_shape *shape, int batch, 
         memcpy(q, p->q + pos * p->H * p->d, sizeof(float) * (size_t)(n * p->H * p->d));
         memcpy(k, p->k + pos * p->G * p->d, sizeof(float) * (size_t)(n * p->G * p->d));
         for (int i = 0; i < n; i++) rope_table(&p->rope, pos + i, tables + i * p->d);
-        struct attn_batch b = {.n = n, .pos = pos, .prefill = !single, .q = q, .k = k, .v = p->v + pos * p->G * p->d,
-                               .rope = tables, .out = out + pos * p->H * p->d};
+        struct attn_batch b = {.n = n, .pos = pos, .prefill = !single, .q = q, .k = k, .rope = tables};
+        b.v = p->v + pos * p->G * p->d;
+        b.out = out + pos * p->H * p->d;
         CHECK(!attn_dense.reserve(&layer, &b, NULL));
         if (single)
             for (int g = 0; g < p->G; g++) attended += (layer.cache.heads[g].n + 1) * (p->H / p->G);
@@ -191,19 +194,21 @@ static void test_case(const struct problem *p, enum kv_type type_k, enum kv_type
     }
     free(one);
     if (checks_failed > failed)
-        printf("  in T %d, H %d, G %d, d %d, types %d %d, exact %d\n", p->T, p->H, p->G, p->d, type_k, type_v, exact);
+        printf("  in T %d, H %d, G %d, d %d, types %d %d, exact %d\n", p->T, p->H, p->G, p->d, type_k,
+               type_v, exact);
 }
 
 int main(void) {
-    static const struct { int T, H, G, d; enum kv_type k, v; } cases[] = {
+    static const struct shape { int T, H, G, d; enum kv_type k, v; } cases[] = {
         {300, 9, 3, 64, KV_F32, KV_F32}, {300, 9, 3, 64, KV_F16, KV_F16}, {150, 9, 3, 64, KV_Q8_0, KV_Q8_0},
         {150, 4, 4, 32, KV_F16, KV_Q4_0}, {200, 8, 1, 80, KV_F16, KV_F16}, {70, 32, 1, 16, KV_F32, KV_F32},
         {100, 2, 1, 128, KV_Q4_0, KV_F16}, {1300, 2, 2, 16, KV_F16, KV_F16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct problem p = make_problem(cases[i].T, cases[i].H, cases[i].G, cases[i].d, cases[i].k, cases[i].v);
-        test_case(&p, cases[i].k, cases[i].v, true);
-        test_case(&p, cases[i].k, cases[i].v, false);
+        const struct shape *s = &cases[i];
+        struct problem p = make_problem(s->T, s->H, s->G, s->d, s->k, s->v);
+        test_case(&p, s->k, s->v, true);
+        test_case(&p, s->k, s->v, false);
         free_problem(&p);
     }
     /* heads that have lost different numbers of entries */
