@@ -1,5 +1,6 @@
 """Strings on which tokenizers disagree, made from a seed."""
 
+import functools
 import random
 
 ALPHABETS = {
@@ -262,6 +263,7 @@ def every_code_point():
     ]
 
 
+@functools.cache
 def corpus(n, seed):
     """n strings; the first are the building blocks themselves, each with some neighbours."""
     rng = random.Random(seed)
