@@ -213,7 +213,7 @@ static void test_merge(struct problem *p) {
 
 static void test_conversions(const struct attend_kernels *a, enum kv_type type, int d) {
     float x[KV_MAX_DIM], expected[KV_MAX_DIM], y[KV_MAX_DIM];
-    uint8_t row[KV_MAX_DIM * 4], wanted[KV_MAX_DIM * 4];
+    uint8_t row[KV_MAX_DIM * 4 + 1], wanted[KV_MAX_DIM * 4 + 1];
     size_t bytes = kv_row_bytes(type, d);
     for (int round = 0; round < 4; round++) {
         for (int c = 0; c < d; c++) x[c] = round == 3 ? 0 : normal() * powf(10, (float)round - 1);
@@ -222,7 +222,7 @@ static void test_conversions(const struct attend_kernels *a, enum kv_type type, 
         kv_row_store(type, d, x, wanted);
         a->store(type, d, x, row);
         CHECK(!memcmp(row, wanted, sizeof row));
-        CHECK(wanted[bytes] == 0x55 || bytes == sizeof wanted);
+        CHECK(wanted[bytes] == 0x55);
         kv_row_load(type, d, row, expected);
         a->load(type, d, row, y);
         CHECK(!memcmp(y, expected, sizeof *y * (size_t)d));
