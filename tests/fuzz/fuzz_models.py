@@ -26,7 +26,7 @@ def damage(rng, whole, header):
     """A copy with one to four injuries, most of them in the first `header` bytes, where the structure is."""
     data = bytearray(whole)
     for _ in range(rng.randrange(1, 5)):
-        at = rng.randrange(header if rng.random() < 0.9 else len(data))
+        at = rng.randrange(min(header, len(data)) if rng.random() < 0.9 else len(data))
         kind = rng.randrange(6)
         if kind == 0:
             data[at] ^= 1 << rng.randrange(8)
