@@ -18,6 +18,12 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow
 ALL_CFLAGS = -std=gnu11 -I. $(WARN) $(CFLAGS) -pthread -ffp-contract=off -fno-math-errno -MMD -MP
 LDLIBS  := -lm -pthread
 
+# BLAS=1: prompts with F32, F16 and BF16 weights go through OpenBLAS.
+ifeq ($(BLAS),1)
+ALL_CFLAGS += -DATTN_BLAS
+LDLIBS  += -lopenblas
+endif
+
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 SRC     := $(filter-out run.c,$(wildcard *.c)) $(wildcard app/*.c attention/*.c cache/*.c tokenizer/*.c)
 ISA_C   := $(foreach isa,avx2 avx512 avx512vnni amx neon neondot,$(wildcard kernels/*_$(isa).c))
@@ -53,6 +59,9 @@ $(RUN): $(BUILD)/run.o $(OBJ)
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(ALL_CFLAGS) $(ISA_FLAGS) -c -o $@ $<
+
+$(BUILD)/bench-%: $(BUILD)/bench/%.o $(OBJ)
+	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/test_%: $(BUILD)/tests/unit/test_%.o $(OBJ)
 	$(CC) $(CFLAGS) -o $@ $^ $(LDLIBS)

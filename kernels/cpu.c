@@ -1,7 +1,7 @@
 /* cpu.c - which kernels this machine can run. */
 #include <string.h>
 
-#include "internal.h"
+#include "blas.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
@@ -78,6 +78,7 @@ static const struct {
 #define N_CANDIDATES ((int)(sizeof candidates / sizeof *candidates))
 
 const struct kernels *kernels_select(const char *isa, struct error *err) {
+    blas_init();
     for (int i = N_CANDIDATES - 1; i >= 0; i--) {
         if (isa && strcmp(candidates[i].table->isa, isa)) continue;
         if (candidates[i].runs()) return candidates[i].table;

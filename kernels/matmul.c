@@ -2,7 +2,7 @@
  *
  * The arithmetic is in the tables' matvec and matmul functions; every element
  * of a result is computed by one worker, always in the same way. */
-#include "internal.h"
+#include "blas.h"
 
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
@@ -63,18 +63,20 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
     }
 }
 
-static int panels(const struct weight *w) { return (w->rows + PANEL - 1) / PANEL; }
+static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }
 
 /* GEMM: workers take panels of rows as they become free. */
 static void run_matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
                        const struct acts *a, void *scratch) {
-    int total = 0;
-    for (int p = 0; p < n_products; p++) total += panels(products[p].w);
+    bool blas = blas_takes(products, n_products, a);
+    int panel = blas ? BLAS_ROWS : PANEL, total = 0;
+    for (int p = 0; p < n_products; p++) total += panels(products[p].w, panel);
     for (int i; (i = team_next(w)) < total;) {
         const struct product *o = products;
-        while (i >= panels(o->w)) i -= panels(o++->w);
-        int begin = i * PANEL, end = begin + PANEL < o->w->rows ? begin + PANEL : o->w->rows;
-        k->matmul[o->w->type](o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
+        while (i >= panels(o->w, panel)) i -= panels(o++->w, panel);
+        int begin = i * panel, end = begin + panel < o->w->rows ? begin + panel : o->w->rows;
+        matmul_fn fn = blas ? blas_matmul : k->matmul[o->w->type];
+        fn(o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
     }
 }
 

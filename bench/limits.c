@@ -1,0 +1,110 @@
+/* limits.c - what this machine can do at most: the yardstick for speeds.
+ *
+ *     bench-limits [-t THREADS]
+ *
+ * Prints CSV: GB/s read from memory, and 8-bit GOPS (two operations per
+ * multiply-add) of the widest vector instructions that this knows, by all
+ * threads at once; the best of many short rounds. */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../kernels/team.h"
+
+#define BYTES (256u << 20) /* read in a round, more than caches hold */
+#define LOOPS 1000000      /* of the arithmetic, in a round */
+#define SECONDS 2.0        /* for each figure */
+
+#ifdef __x86_64__
+#include <immintrin.h>
+
+/* Returns multiply-adds done: twelve independent chains hide the latency. */
+__attribute__((target("avx512f,avx512vnni"))) static double vnni_loop(void) {
+    __m512i sum[12], a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(-2);
+    for (int i = 0; i < 12; i++) sum[i] = _mm512_setzero_si512();
+    for (int n = 0; n < LOOPS; n++) {
+        for (int i = 0; i < 12; i++) sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
+        for (int i = 0; i < 12; i++) __asm__ volatile("" : "+v"(sum[i]));
+    }
+    return 12.0 * 64 * LOOPS;
+}
+
+__attribute__((target("avx2"))) static double avx2_loop(void) {
+    __m256i sum[6], a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
+    for (int i = 0; i < 6; i++) sum[i] = _mm256_setzero_si256();
+    for (int n = 0; n < LOOPS; n++)
+        for (int i = 0; i < 6; i++) {
+            __asm__ volatile("" : "+x"(a)); /* or the product would be computed once */
+            sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(a, b));
+            __asm__ volatile("" : "+x"(sum[i]));
+        }
+    return 6.0 * 32 * LOOPS;
+}
+
+static double arithmetic(void) {
+    if (__builtin_cpu_supports("avx512vnni")) return vnni_loop();
+    return __builtin_cpu_supports("avx2") ? avx2_loop() : 0;
+}
+#else
+static double arithmetic(void) { return 0; }
+#endif
+
+struct job {
+    const uint64_t *data;
+    double multiply_adds; /* of one worker */
+};
+
+static void read_all(struct worker *w, void *arg) {
+    struct job *job = arg;
+    int begin, end;
+    worker_range(w, BYTES / sizeof *job->data, 8, &begin, &end);
+    uint64_t sum[8] = {0};
+    for (int i = begin; i < end; i += 8)
+        for (int j = 0; j < 8; j++) sum[j] += job->data[i + j];
+    for (int j = 0; j < 8; j++) __asm__ volatile("" : : "r"(sum[j]));
+}
+
+static void compute(struct worker *w, void *arg) {
+    struct job *job = arg;
+    double n = arithmetic();
+    if (w->id == 0) job->multiply_adds = n;
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static double fastest(struct team *team, void (*fn)(struct worker *, void *), struct job *job) {
+    double best = 1e9, until = seconds() + SECONDS;
+    do {
+        double t = seconds();
+        team_run(team, fn, job);
+        t = seconds() - t;
+        if (t < best) best = t;
+    } while (seconds() < until);
+    return best;
+}
+
+int main(int argc, char **argv) {
+    int threads = argc > 2 && !strcmp(argv[1], "-t") ? atoi(argv[2]) : 2;
+    struct error err;
+    struct team *team = team_create(threads > 0 ? threads : 1, &err);
+    uint64_t *data = aligned_alloc(64, BYTES);
+    if (!team || !data) {
+        fprintf(stderr, "%s\n", team ? "out of memory" : err.text);
+        return 1;
+    }
+    memset(data, 1, BYTES);
+    struct job job = {.data = data};
+    double read = BYTES / fastest(team, read_all, &job) * 1e-9;
+    double t = fastest(team, compute, &job);
+    printf("threads,read_gbs,int8_gops\n%d,%.1f,%.0f\n", team_size(team), read,
+           2 * job.multiply_adds * team_size(team) / t * 1e-9);
+    team_free(team);
+    free(data);
+    return 0;
+}
