@@ -321,18 +321,18 @@ static int create_eviction(struct session *s, struct error *err) {
     const struct evict_shape shape = {
         .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
         .n_threads = s->options.n_threads, .type_k = s->options.type_k,
-        .rope = &c->rope, .attend = s->shape.attend,
+        .rope = &c->rope, .attend = s->shape.attend, .select = sparse_select(kernels_isa(s->model->kernels)),
     };
     if (evict_create(&s->evict, s->options.kv_evict, &shape, err)) return -1;
     for (int l = 0; s->evict && l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
         const char *mode = layer->mode->name;
         if (!layer->mode->evictable)
-            return fail_usage(err, "--kv-evict: layer %d has --attn %s, which decides by itself what it keeps; "
+            return fail_usage(err, "--kv-evict: layer %d has --attn %s, which decides by itself what it keeps: "
                               "use dense, moba or topk there", l, mode);
         if (layer->mode->dropped && s->evict->options->rerotate)
-            return fail_usage(err, "--kv-evict: rerotate=1 changes keys of which --attn %s (layer %d) keeps summaries; "
-                              "use rerotate=0 or dense attention", mode, l);
+            return fail_usage(err, "--kv-evict: rerotate=1 changes keys of which --attn %s (layer %d) keeps "
+                              "summaries: use rerotate=0 or dense attention", mode, l);
         evict_attach(s->evict, l, &layer->cache, layer->mode->dropped ? tell_mode : NULL, layer);
     }
     return 0;

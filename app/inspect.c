@@ -29,7 +29,8 @@ static void list_options(const struct param *params) {
         char initial[32];
         params_initial(p, initial, sizeof initial);
         bool required = p->type == PARAM_INT && p->initial < p->min;
-        printf("  %-16s %s (%s%s)\n", p->name, p->help, required ? "must be given" : "default ", required ? "" : initial);
+        printf("  %-16s %s (%s%s)\n", p->name, p->help, required ? "must be given" : "default ",
+               required ? "" : initial);
     }
 }
 

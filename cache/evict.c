@@ -9,8 +9,8 @@
 
 #include "../state.h"
 
-extern const struct evict_policy evict_window, evict_streaming, evict_keydiff, evict_knorm, evict_h2o, evict_tova,
-    evict_snapkv, evict_pyramid, evict_adakv, evict_lagkv, evict_expected;
+extern const struct evict_policy evict_window, evict_streaming, evict_keydiff, evict_knorm, evict_h2o,
+    evict_tova, evict_snapkv, evict_pyramid, evict_adakv, evict_lagkv, evict_expected;
 
 static const struct evict_policy none = {.name = "none", .summary = "nothing is evicted"};
 
@@ -33,16 +33,17 @@ static int check_options(const struct evict *e, struct error *err) {
     const struct evict_options *o = e->options;
     const struct evict_policy *p = e->policy;
     if (!o->budget)
-        return fail_usage(err, "--kv-evict %s: say with budget=N how many entries a KV head may keep", p->name);
+        return fail_usage(err, "--kv-evict %s: say with budget=N how many entries a KV head may keep",
+                          p->name);
     if ((long long)o->sink + o->recent > o->budget)
-        return fail_usage(err, "--kv-evict %s: budget=%d is less than what always stays: sink=%d and recent=%d",
-                          p->name, o->budget, o->sink, o->recent);
+        return fail_usage(err, "--kv-evict %s: budget=%d is less than what always stays: sink=%d and "
+                          "recent=%d", p->name, o->budget, o->sink, o->recent);
     if (o->rerotate && p->uneven)
-        return fail_usage(err, "--kv-evict %s: rerotate=1 makes no sense here: heads and layers keep different numbers "
-                          "of entries, so a new token would have several positions", p->name);
+        return fail_usage(err, "--kv-evict %s: rerotate=1 makes no sense here: heads or layers keep "
+                          "different numbers of entries, but a new token needs one position", p->name);
     if (o->rerotate && e->shape.type_k != KV_F32 && e->shape.type_k != KV_F16)
-        return fail_usage(err, "--kv-evict %s: rerotate=1 rounds keys anew each time that they move: use --kv-type f16 "
-                          "or f32, not %s", p->name, kv_type_name(e->shape.type_k));
+        return fail_usage(err, "--kv-evict %s: rerotate=1 rounds keys anew each time that they move: use "
+                          "--kv-type f16 or f32, not %s", p->name, kv_type_name(e->shape.type_k));
     return p->check ? p->check(o, err) : 0;
 }
 
@@ -86,7 +87,8 @@ int evict_create(struct evict **out, const char *spec, const struct evict_shape 
     size_t len = strcspn(spec, ":");
     const struct evict_policy *policy = evict_policy_find(spec, len);
     if (!policy)
-        return fail_usage(err, "--kv-evict: there is no policy '%.*s': see --list-evict", (int)(len < 60 ? len : 60), spec);
+        return fail_usage(err, "--kv-evict: there is no policy '%.*s': see --list-evict",
+                          (int)(len < 60 ? len : 60), spec);
     if (policy == &none) return spec[len] ? fail_usage(err, "--kv-evict none has no options") : 0;
     struct evict *e = calloc(1, sizeof *e);
     if (!e) return fail(err, "out of memory for --kv-evict");
@@ -154,14 +156,15 @@ static int most_entries(const struct evict_layer *l) {
 
 static int reserve_memo(struct evict_head *h, int n_before, int n, int memo_size) {
     int need = n_before + n;
+    size_t entry = sizeof *h->memo * (size_t)memo_size;
     if (need > h->cap) {
-        float *memo = realloc(h->memo, sizeof *memo * (size_t)memo_size * (size_t)(need + need / 4));
+        float *memo = realloc(h->memo, entry * (size_t)(need + need / 4));
         if (!memo) return -1;
         h->memo = memo;
         h->cap = need + need / 4;
     }
     if (h->known > n_before) h->known = n_before; /* the conversation has gone back */
-    memset(h->memo + (size_t)n_before * (size_t)memo_size, 0, sizeof *h->memo * (size_t)memo_size * (size_t)n);
+    memset((char *)h->memo + entry * (size_t)n_before, 0, entry * (size_t)n);
     return 0;
 }
 
@@ -169,7 +172,7 @@ static int reserve_scratch(struct evict *e, int cap) {
     size_t n = (size_t)e->shape.n_head_kv * (size_t)cap;
     float *scores = realloc(e->scores, n * sizeof *scores);
     if (scores) e->scores = scores;
-    float *spare = realloc(e->spare, n * sizeof *spare);
+    float *spare = realloc(e->spare, 2 * n * sizeof *spare);
     if (spare) e->spare = spare;
     int *keep = realloc(e->keep, n * sizeof *keep);
     if (keep) e->keep = keep;
@@ -192,8 +195,8 @@ int evict_reserve(struct evict *e, int n, struct error *err) {
         for (int g = 0; ok && g < e->shape.n_head_kv; g++)
             ok = !reserve_memo(&e->layers[i].heads[g], e->layers[i].cache->heads[g].n, n, e->memo_size);
     if (ok && most + n > e->cap) ok = !reserve_scratch(e, most + n + (most + n) / 4);
-    return ok ? 0 : fail(err, "out of memory for --kv-evict %s over %d entries: try a smaller -b", e->policy->name,
-                         most + n);
+    return ok ? 0 : fail(err, "out of memory for --kv-evict %s over %d entries: try a smaller -b",
+                         e->policy->name, most + n);
 }
 
 int evict_state(struct evict *e, struct state_io *io, struct error *err) {
@@ -212,57 +215,40 @@ int evict_state(struct evict *e, struct state_io *io, struct error *err) {
     return 0;
 }
 
-/* ---- selection ---- */
-
-/* Floats in ascending order as unsigned integers; -0 and 0 are equal. */
-static uint32_t ordinal(float x) {
-    uint32_t bits;
-    x += 0.0f;
-    memcpy(&bits, &x, sizeof bits);
-    return bits & 0x80000000 ? ~bits : bits | 0x80000000;
-}
-
-/* All but one, as while generating. */
-static void all_but_the_worst(const float *scores, int n, int *keep) {
-    int worst = 0;
-    for (int i = 1; i < n; i++)
-        if (scores[i] <= scores[worst]) worst = i;
-    for (int i = 0; i + 1 < n; i++) keep[i] = i + (i >= worst);
-}
-
-/* Finds the n_keep-th largest score byte by byte, from the counts of the bytes that can follow. */
-void evict_best(const float *scores, int n, int n_keep, int *keep) {
-    if (n_keep == n - 1) {
-        all_but_the_worst(scores, n, keep);
-        return;
-    }
-    uint32_t threshold = 0;
-    int rest = n_keep; /* of those that share the bytes found so far */
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        int count[256] = {0}, byte = 255;
-        for (int i = 0; i < n; i++) {
-            uint32_t x = ordinal(scores[i]);
-            if ((uint64_t)x >> (shift + 8) == threshold) count[x >> shift & 255]++;
-        }
-        while (count[byte] < rest) rest -= count[byte--];
-        threshold = threshold << 8 | (uint32_t)byte;
-    }
-    for (int i = 0, kept = 0; i < n && kept < n_keep; i++) {
-        uint32_t x = ordinal(scores[i]);
-        if (x > threshold || (x == threshold && rest-- > 0)) keep[kept++] = i;
-    }
-}
-
 /* ---- the step ---- */
+
+#define LANES 16 /* independent sums, which the compiler can put into vectors */
+
+float evict_dot(const float *x, const float *y, int n) {
+    float lanes[LANES] = {0}, sum = 0;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += x[i + j] * y[i + j];
+    for (; i < n; i++) sum += x[i] * y[i];
+    for (int j = 0; j < LANES; j++) sum += lanes[j];
+    return sum;
+}
+
+float evict_sum(const float *x, int n) {
+    float lanes[LANES] = {0}, sum = 0;
+    int i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lanes[j] += x[i + j];
+    for (; i < n; i++) sum += x[i];
+    for (int j = 0; j < LANES; j++) sum += lanes[j];
+    return sum;
+}
 
 void evict_key(const struct evict_layer *l, int head, int i, float *key) {
     const struct kv_cache *c = l->cache;
-    l->evict->shape.attend->load(c->type_k, c->head_dim, c->heads[head].k + (size_t)i * c->k_row_bytes, key);
+    const uint8_t *row = c->heads[head].k + (size_t)i * c->k_row_bytes;
+    l->evict->shape.attend->load(c->type_k, c->head_dim, row, key);
 }
 
 void evict_value(const struct evict_layer *l, int head, int i, float *value) {
     const struct kv_cache *c = l->cache;
-    l->evict->shape.attend->load(c->type_v, c->head_dim, c->heads[head].v + (size_t)i * c->v_row_bytes, value);
+    const uint8_t *row = c->heads[head].v + (size_t)i * c->v_row_bytes;
+    l->evict->shape.attend->load(c->type_v, c->head_dim, row, value);
 }
 
 float *evict_scores(const struct evict *e, int head) { return e->scores + (size_t)head * (size_t)e->cap; }
@@ -314,15 +300,25 @@ static void rerotate(const struct evict_layer *l, int head, const int *keep, int
     }
 }
 
+/* Tells the policy of every entry that is not kept. */
+static void forget(struct evict_layer *l, int head, const int *keep, int n) {
+    for (int i = 0, kept = 0; i < l->cache->heads[head].n; i++) {
+        if (kept < n && keep[kept] == i) kept++;
+        else l->evict->policy->forget(l, head, i);
+    }
+}
+
 /* Of the first n entries of a head, as scored, the best `budget` stay; of those after them all. */
 static void prune_head(struct evict_layer *l, int head, int n, int budget) {
     const struct evict *e = l->evict;
     int total = l->cache->heads[head].n;
     int *keep = e->keep + (size_t)head * (size_t)e->cap;
     if (n <= budget) return;
-    evict_best(evict_scores(e, head), n, budget, keep);
+    float *spare = e->spare + (size_t)(e->shape.n_head_kv + head) * (size_t)e->cap;
+    select_best(e->shape.select, evict_scores(e, head), n, budget, keep, spare);
     for (int i = n; i < total; i++) keep[budget + i - n] = i;
     total -= n - budget;
+    if (e->policy->forget) forget(l, head, keep, total);
     if (l->dropped) l->dropped(l->owner, head, keep, total);
     if (e->memo_size) keep_memos(&l->heads[head], keep, total, e->memo_size);
     if (l->heads[head].known > budget) l->heads[head].known = budget;

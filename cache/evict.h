@@ -7,6 +7,7 @@
  * differs from the press of its name, its file says so. */
 #pragma once
 
+#include "../kernels/sparse.h"
 #include "../kernels/team.h"
 #include "../params.h"
 #include "cache.h"
@@ -21,14 +22,14 @@ struct evict_options {
 };
 
 /* Their rows in a policy's table. `block` is a matter of policies that compare entries with each other. */
-#define EVICT_OPTIONS(rerotate_initially)                                                                       \
-    {"budget", PARAM_INT, offsetof(struct evict_options, budget), 0, 1, 1 << 30, NULL, NULL,                    \
-     "entries that a KV head keeps"},                                                                           \
-    {"sink", PARAM_INT, offsetof(struct evict_options, sink), 4, 0, 1 << 30, NULL, NULL,                        \
-     "positions below this always stay"},                                                                       \
-    {"recent", PARAM_INT, offsetof(struct evict_options, recent), 0, 0, 1 << 30, NULL, NULL,                    \
-     "newest entries that always stay"},                                                                        \
-    {"rerotate", PARAM_BOOL, offsetof(struct evict_options, rerotate), rerotate_initially, 0, 1, NULL, NULL,    \
+#define EVICT_OPTIONS(rerotate_initially)                                                                    \
+    {"budget", PARAM_INT, offsetof(struct evict_options, budget), 0, 1, 1 << 30, NULL, NULL,                 \
+     "entries that a KV head keeps"},                                                                        \
+    {"sink", PARAM_INT, offsetof(struct evict_options, sink), 4, 0, 1 << 30, NULL, NULL,                     \
+     "positions below this always stay"},                                                                    \
+    {"recent", PARAM_INT, offsetof(struct evict_options, recent), 0, 0, 1 << 30, NULL, NULL,                 \
+     "newest entries that always stay"},                                                                     \
+    {"rerotate", PARAM_BOOL, offsetof(struct evict_options, rerotate), rerotate_initially, 0, 1, NULL, NULL, \
      "1: entries move to consecutive positions"}
 
 /* What is the same for every layer: H query heads, G KV heads, d head size. */
@@ -38,6 +39,7 @@ struct evict_shape {
     enum kv_type type_k;
     const struct rope *rope;
     const struct attend_kernels *attend;
+    const struct sparse_kernels *select;
 };
 
 /* The tokens whose attention has just been computed. Their entries are the newest of every KV head. */
@@ -53,7 +55,7 @@ struct evict_batch {
 
 /* What a layer keeps beside its KV cache. */
 struct evict_head {
-    float *memo;   /* [cap, policy's memo_size] what the policy remembers about each entry; zero for a new one */
+    float *memo;   /* [cap, policy's memo_size] what the policy remembers of each entry; at first zero */
     int cap;
     int known;     /* entries whose memo is filled, for policies that do this in score() */
 };
@@ -89,6 +91,8 @@ struct evict_policy {
     void (*observe)(struct evict_layer *l, const struct evict_batch *b, bool due, struct worker *w);
     /* Scores the first n entries of a head, higher stays. One worker a head. */
     void (*score)(struct evict_layer *l, int head, int n, float *scores);
+    /* Entry i, which has been scored, goes. One worker a head, before entries move. */
+    void (*forget)(struct evict_layer *l, int head, int i);
     /* How many entries each head keeps, if not options.budget: budgets [G]. One worker, when all heads have
      * been scored and what must stay has INFINITY. */
     void (*share)(struct evict_layer *l, int *budgets);
@@ -108,7 +112,7 @@ struct evict {
     float *scores;                   /* [G, cap] */
     int *keep;                       /* [G, cap] */
     int *budgets;                    /* [G] */
-    float *spare;                    /* [G, cap] for the policy */
+    float *spare;                    /* [2, G, cap] for the policy; for the selection */
     float *attention;                /* of evict_attention() */
 };
 
@@ -150,9 +154,6 @@ void evict_value(const struct evict_layer *l, int head, int i, float *value);
 /* A head's scores, as share() finds them. */
 float *evict_scores(const struct evict *e, int head);
 
-/* The n_keep largest of n scores, as ascending indices; of equal ones the first. */
-void evict_best(const float *scores, int n, int n_keep, int *keep);
-
 /* Attention probabilities from the newest n_q tokens, whose queries q [n_q, H, d] are, to a head's entries:
  * afterwards evict_attention_sums() [n] has them summed over these tokens and over the query heads of the
  * group. Probabilities are those of dense attention over what is cached, whatever the layer's mode. Never
@@ -161,7 +162,6 @@ void evict_attention(const struct evict_layer *l, const float *q, int n_q, struc
 const float *evict_attention_sums(const struct evict_layer *l, int head);
 size_t evict_attention_bytes(const struct evict_shape *shape, int cap);
 
-/* sums += scale * softmax(scores), of n > 0 entries; overwrites the scores. */
-void evict_add_softmax(float *scores, int n, float scale, float *sums);
-/* sum of x[i] * y[i] */
+/* sum of x[i] * y[i]; sum of x[i] */
 float evict_dot(const float *x, const float *y, int n);
+float evict_sum(const float *x, int n);

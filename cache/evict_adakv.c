@@ -12,27 +12,22 @@ struct adakv_options {
     float safeguard;
 };
 
-/* A head's scores with its best n_safe raised above all others. */
-static void protect_best(float *scores, int n, int n_safe, int *best) {
-    if (n_safe > n) n_safe = n;
-    evict_best(scores, n, n_safe, best);
-    for (int i = 0; i < n_safe; i++) scores[best[i]] = INFINITY;
-}
-
 static void share(struct evict_layer *l, int *budgets) {
     const struct evict *e = l->evict;
     const struct adakv_options *o = (const struct adakv_options *)e->options;
     int G = l->cache->n_head_kv, n_safe = (int)(e->options->budget * (double)o->safeguard), total = 0;
     float *all = e->spare; /* the scores of all heads, one after the other */
+    float *spare = all + (size_t)G * (size_t)e->cap;
     for (int g = 0; g < G; g++) {
         int n = l->cache->heads[g].n;
         memcpy(all + total, evict_scores(e, g), sizeof *all * (size_t)n);
-        protect_best(all + total, n, n_safe, e->keep);
+        int safe = select_best(e->shape.select, all + total, n, n_safe, e->keep, spare);
+        for (int j = 0; j < safe; j++) all[total + e->keep[j]] = INFINITY;
         total += n;
     }
     long long allowed = (long long)G * e->options->budget;
     int kept = allowed < total ? (int)allowed : total, begin = 0, i = 0;
-    evict_best(all, total, kept, e->keep);
+    select_best(e->shape.select, all, total, kept, e->keep, spare);
     for (int g = 0; g < G; g++) {
         begin += l->cache->heads[g].n;
         for (budgets[g] = 0; i < kept && e->keep[i] < begin; i++) budgets[g]++;

@@ -27,7 +27,9 @@ struct state {
     double sums[];
 };
 
-static const struct expected_options *options(const struct evict *e) { return (const struct expected_options *)e->options; }
+static const struct expected_options *options(const struct evict *e) {
+    return (const struct expected_options *)e->options;
+}
 
 static double *sum_of(const struct evict_layer *l, int h) {
     int d = l->evict->shape.head_dim;
@@ -109,7 +111,8 @@ static void value_norms(struct evict_layer *l, int head, int begin, int n) {
     float value[KV_MAX_DIM];
     for (int i = begin; i < n; i++) {
         evict_value(l, head, i, value);
-        l->heads[head].memo[(size_t)(i + 1) * (size_t)size - 1] = sqrtf(evict_dot(value, value, l->cache->head_dim));
+        float norm = sqrtf(evict_dot(value, value, l->cache->head_dim));
+        l->heads[head].memo[(size_t)(i + 1) * (size_t)size - 1] = norm;
     }
 }
 
@@ -145,7 +148,7 @@ static void score(struct evict_layer *l, int head, int n, float *scores) {
     for (int i = 0; i < n; i++) scores[i] = 0;
     for (int h = 0; h < group && sink < n; h++) {
         for (int i = sink; i < n; i++) row[i] = memo[(size_t)i * (size_t)size + (size_t)h];
-        evict_add_softmax(row + sink, n - sink, 1 / (float)group, scores + sink);
+        e->shape.attend->add_softmax(row + sink, n - sink, 1 / (float)group, scores + sink);
     }
     for (int i = sink; i < n; i++)
         scores[i] = (scores[i] + options(e)->epsilon) * memo[(size_t)(i + 1) * (size_t)size - 1];

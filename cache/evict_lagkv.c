@@ -23,8 +23,8 @@ typedef void (*read_fn)(const struct evict_layer *l, int head, int i, float *x);
 
 /* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant one.
  * */
-static void channel_ranges(const struct evict_layer *l, int head, read_fn read, int begin, int lag, float *min,
-                           float *scale) {
+static void channel_ranges(const struct evict_layer *l, int head, read_fn read, int begin, int lag,
+                           float *min, float *scale) {
     int d = l->cache->head_dim;
     float x[KV_MAX_DIM], max[KV_MAX_DIM];
     read(l, head, begin, min);
@@ -40,14 +40,14 @@ static void channel_ranges(const struct evict_layer *l, int head, read_fn read, 
 }
 
 static float deviation(float *x, int d) {
-    float sum = 0;
-    for (int c = 0; c < d; c++) sum += x[c];
-    for (int c = 0; c < d; c++) x[c] -= sum / (float)d;
+    float mean = evict_sum(x, d) / (float)d;
+    for (int c = 0; c < d; c++) x[c] -= mean;
     return sqrtf(evict_dot(x, x, d) / (float)(d - 1));
 }
 
 /* scores += softmax over the partition [begin, begin + lag) of the deviations, relative to the next one. */
-static void add_deviations(const struct evict_layer *l, int head, read_fn read, int begin, int lag, float *scores) {
+static void add_deviations(const struct evict_layer *l, int head, read_fn read, int begin, int lag,
+                           float *scores) {
     int d = l->cache->head_dim;
     float min[KV_MAX_DIM], scale[KV_MAX_DIM], x[KV_MAX_DIM], deviations[MAX_LAG];
     channel_ranges(l, head, read, begin + lag, lag, min, scale);
@@ -56,7 +56,7 @@ static void add_deviations(const struct evict_layer *l, int head, read_fn read, 
         for (int c = 0; c < d; c++) x[c] = (x[c] - min[c]) * scale[c];
         deviations[i] = deviation(x, d);
     }
-    evict_add_softmax(deviations, lag, 0.5f, scores);
+    l->evict->shape.attend->add_softmax(deviations, lag, 0.5f, scores);
 }
 
 /* Replaces scores by ranks in [0, 1); of equal ones the first ranks highest. */
@@ -91,7 +91,8 @@ static void score(struct evict_layer *l, int head, int n, float *scores) {
 
 static const struct param params[] = {
     EVICT_OPTIONS(0),
-    {"lag", PARAM_INT, offsetof(struct lagkv_options, lag), 128, 2, MAX_LAG, NULL, NULL, "entries in a partition"},
+    {"lag", PARAM_INT, offsetof(struct lagkv_options, lag), 128, 2, MAX_LAG, NULL, NULL,
+     "entries in a partition"},
     {"cross", PARAM_BOOL, offsetof(struct lagkv_options, cross), 0, 0, 1, NULL, NULL,
      "1: compare scores of different partitions, not ranks"},
     {0},

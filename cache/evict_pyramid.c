@@ -26,7 +26,8 @@ static void share(struct evict_layer *l, int *budgets) {
     }
     double mine = first - (layers > 1 ? l->index * (first - last) / (layers - 1) : 0);
     bool fits = n >= first && first >= last && last >= window + e->options->sink;
-    for (int g = 0; g < l->cache->n_head_kv; g++) budgets[g] = fits ? (int)nearbyint(mine) : e->options->budget;
+    for (int g = 0; g < l->cache->n_head_kv; g++)
+        budgets[g] = fits ? (int)nearbyint(mine) : e->options->budget;
 }
 
 static const struct param params[] = {

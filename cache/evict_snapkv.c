@@ -16,13 +16,18 @@ struct state {
     float q[]; /* [window, H, d] */
 };
 
-static const struct snapkv_options *options(const struct evict *e) { return (const struct snapkv_options *)e->options; }
+static const struct snapkv_options *options(const struct evict *e) {
+    return (const struct snapkv_options *)e->options;
+}
 
-static size_t query_size(const struct evict *e) { return (size_t)e->shape.n_head * (size_t)e->shape.head_dim; }
+static size_t query_size(const struct evict *e) {
+    return (size_t)e->shape.n_head * (size_t)e->shape.head_dim;
+}
 
 int snapkv_check(const void *opts, struct error *err) {
     const struct snapkv_options *o = opts;
-    return o->kernel % 2 ? 0 : fail_usage(err, "--kv-evict: kernel=%d must be odd, to be centred on an entry", o->kernel);
+    if (o->kernel % 2) return 0;
+    return fail_usage(err, "--kv-evict: kernel=%d must be odd, to be centred on an entry", o->kernel);
 }
 
 size_t snapkv_state_bytes(const struct evict *e) {
@@ -35,8 +40,9 @@ static void remember(const struct evict *e, struct state *s, const struct evict_
     s->complete = b->prompt_end;
     int window = options(e)->window, fresh = b->n < window ? b->n : window;
     int old = s->n + fresh > window ? window - fresh : s->n;
+    const float *newest = b->q + (size_t)(b->n - fresh) * size;
     memmove(s->q, s->q + (size_t)(s->n - old) * size, sizeof *s->q * (size_t)old * size);
-    memcpy(s->q + (size_t)old * size, b->q + (size_t)(b->n - fresh) * size, sizeof *s->q * (size_t)fresh * size);
+    memcpy(s->q + (size_t)old * size, newest, sizeof *s->q * (size_t)fresh * size);
     s->n = old + fresh;
 }
 

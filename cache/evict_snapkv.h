@@ -9,11 +9,11 @@ struct snapkv_options {
     int kernel;  /* entries that a vote is averaged over: an odd number */
 };
 
-#define SNAPKV_OPTIONS                                                                                          \
-    EVICT_OPTIONS(0),                                                                                           \
-    {"window", PARAM_INT, offsetof(struct snapkv_options, window), 64, 1, 1 << 20, NULL, NULL,                  \
-     "newest tokens of the prompt, whose attention counts; they stay"},                                         \
-    {"kernel", PARAM_INT, offsetof(struct snapkv_options, kernel), 5, 1, 1 << 20, NULL, NULL,                   \
+#define SNAPKV_OPTIONS                                                                                       \
+    EVICT_OPTIONS(0),                                                                                        \
+    {"window", PARAM_INT, offsetof(struct snapkv_options, window), 64, 1, 1 << 20, NULL, NULL,               \
+     "newest tokens of the prompt, whose attention counts; they stay"},                                      \
+    {"kernel", PARAM_INT, offsetof(struct snapkv_options, kernel), 5, 1, 1 << 20, NULL, NULL,                \
      "neighbours that attention is averaged over, an odd number"}
 
 /* The members of struct evict_policy. */

@@ -73,6 +73,13 @@ static void scores_c(const struct kv_view *kv, int begin, int end, const float *
     }
 }
 
+static void add_softmax_c(float *scores, int n, float scale, float *sums) {
+    float max = scores[0], total = 0;
+    for (int i = 1; i < n; i++) max = fmaxf(max, scores[i]);
+    for (int i = 0; i < n; i++) total += scores[i] = expf(scores[i] - max);
+    for (int i = 0; i < n; i++) sums[i] += scores[i] * (scale / total);
+}
+
 /* A block is float k[ATTEND_BLOCK][d], v[ATTEND_BLOCK][d]. */
 static size_t block_bytes_c(int d) { return sizeof(float) * 2 * ATTEND_BLOCK * (size_t)d; }
 
@@ -102,6 +109,7 @@ const struct attend_kernels attend_c = {
     .range = range_c,
     .list = list_c,
     .scores = scores_c,
+    .add_softmax = add_softmax_c,
     .pack = pack_c,
     .block_bytes = block_bytes_c,
     .rows = rows_c,

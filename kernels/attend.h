@@ -66,6 +66,9 @@ struct attend_kernels {
     void (*scores)(const struct kv_view *kv, int begin, int end, const float *q, size_t q_stride, int m,
                    float *scores, size_t stride);
 
+    /* sums += scale * softmax(scores), of n > 0 scores, which are overwritten. */
+    void (*add_softmax)(float *scores, int n, float scale, float *sums);
+
     /* Copies entries [begin, begin + n), n <= ATTEND_BLOCK, to `block`, of block_bytes(d) bytes and 64-byte
      * aligned, in the form that rows() wants. */
     void (*pack)(const struct kv_view *kv, int begin, int n, void *block);

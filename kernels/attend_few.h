@@ -1,4 +1,4 @@
-/* attend_few.h - range(), list() and scores() of attend.h for any vector width.
+/* attend_few.h - range(), list(), scores() and add_softmax() of attend.h for any vector width.
  *
  * The file that includes it names the two products of a block of entries:
  *
@@ -109,4 +109,22 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
                 memcpy(scores + (size_t)(r + j) * stride + (i - begin), e.p[j], (size_t)e.n * sizeof(float));
         }
     }
+}
+
+static void simd_add_softmax(float *scores, int n, float scale, float *sums) {
+    float tail[LANES], tail_sums[LANES];
+    int full = n / LANES * LANES;
+    for (int j = 0; j < LANES; j++) tail[j] = full + j < n ? scores[full + j] : NEVER;
+    vec top = v_load(tail), total = v_zero();
+    for (int i = 0; i < full; i += LANES) top = v_max(top, v_load(scores + i));
+    vec shift = v_set(v_max_lane(top)), last = v_exp(v_sub(v_load(tail), shift));
+    for (int i = 0; i < full; i += LANES) {
+        vec w = v_exp(v_sub(v_load(scores + i), shift));
+        total = v_add(total, w);
+        v_store(scores + i, w);
+    }
+    vec share = v_set(scale / v_sum(v_add(total, last)));
+    for (int i = 0; i < full; i += LANES) v_store(sums + i, v_fma(v_load(scores + i), share, v_load(sums + i)));
+    v_store(tail_sums, v_mul(last, share));
+    for (int i = full; i < n; i++) sums[i] += tail_sums[i - full];
 }

@@ -24,14 +24,16 @@ struct evict_case_batch {
 };
 
 /* -1 where the spec is refused. */
-static int evict_case_open(struct evict_case *c, const char *spec, const struct evict_shape *shape, float rope_base,
-                           enum kv_type type, struct error *err) {
+static int evict_case_open(struct evict_case *c, const char *spec, const struct evict_shape *shape,
+                           float rope_base, enum kv_type type, struct error *err) {
     *c = (struct evict_case){.shape = *shape};
     c->rope = (struct rope){.n_pairs = shape->head_dim / 2, .magnitude = 1};
-    for (int i = 0; i < c->rope.n_pairs; i++) c->rope.inv_freq[i] = powf(rope_base, -2.0f * (float)i / (float)shape->head_dim);
+    for (int i = 0; i < c->rope.n_pairs; i++)
+        c->rope.inv_freq[i] = powf(rope_base, -2.0f * (float)i / (float)shape->head_dim);
     c->shape.rope = &c->rope;
     c->shape.type_k = type;
     c->shape.attend = attend_select("c", true);
+    c->shape.select = sparse_select("c");
     if (kv_init(&c->cache, shape->n_head_kv, shape->head_dim, type, type, err)) return -1;
     c->team = team_create(shape->n_threads, err);
     if (!c->team || evict_create(&c->evict, spec, &c->shape, err)) return -1;
@@ -59,7 +61,8 @@ static void evict_case_work(struct worker *w, void *arg) {
 static int evict_case_forward(struct evict_case *c, const struct evict_case_batch *b, struct error *err) {
     int H = c->shape.n_head, G = c->shape.n_head_kv, d = c->shape.head_dim, pairs = 2 * c->rope.n_pairs;
     int rope_pos = c->evict->options->rerotate ? c->cache.heads[0].n : c->n_past;
-    float *q = malloc(sizeof *q * (size_t)(b->n * H * d)), *rope = malloc(sizeof *rope * (size_t)(b->n * pairs));
+    float *q = malloc(sizeof *q * (size_t)(b->n * H * d));
+    float *rope = malloc(sizeof *rope * (size_t)(b->n * pairs));
     int status = q && rope && !kv_reserve(&c->cache, b->n, err) ? evict_reserve(c->evict, b->n, err) : -1;
     for (int i = 0; i < b->n && !status; i++) {
         float key[KV_MAX_DIM];

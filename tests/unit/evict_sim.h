@@ -15,10 +15,10 @@
 #define SIM_TOKENS 240
 
 struct sim {
-    const char *policy;
+    char policy[16];
     int H, G, d, layer, n_layer;
     double base;
-    int budget, sink, recent, rerotate, block, window, kernel, beta, lag, cross, future, covariance, renew;
+    int budget, sink, recent, rerotate, window, kernel, beta, lag, cross, future, covariance, renew;
     double safeguard, epsilon;
 
     const float *q, *k, *v;   /* [T,H,d], [T,G,d], [T,G,d] before RoPE */
@@ -74,7 +74,8 @@ static void sim_keydiff(struct sim *s, int g, int n) {
     }
     for (int i = 0; i < n; i++) {
         sim_key(s, g, i, key);
-        s->score[g][i] = -sim_dot(key, anchor, s->d) / sqrt(sim_dot(key, key, s->d) * sim_dot(anchor, anchor, s->d));
+        double norms = sqrt(sim_dot(key, key, s->d) * sim_dot(anchor, anchor, s->d));
+        s->score[g][i] = -sim_dot(key, anchor, s->d) / norms;
     }
 }
 
@@ -186,11 +187,13 @@ static void sim_expected(struct sim *s, int g, int n_batch, bool renew) {
     for (int h = g * group; h < (g + 1) * group; h++) {
         double sum = 0;
         for (int i = 0; i < s->n[g]; i++) {
+            double *exponent = &s->exponent[h][s->pos[g][i]];
             sim_key(s, g, i, key);
-            if (renew || s->pos[g][i] >= s->n_past - n_batch) s->exponent[h][s->pos[g][i]] = sim_exponent(s, h, key);
-            if (i >= sink) sum += exp(s->exponent[h][s->pos[g][i]]);
+            if (renew || s->pos[g][i] >= s->n_past - n_batch) *exponent = sim_exponent(s, h, key);
+            if (i >= sink) sum += exp(*exponent);
         }
-        for (int i = sink; i < s->n[g]; i++) s->score[g][i] += exp(s->exponent[h][s->pos[g][i]]) / sum / group;
+        for (int i = sink; i < s->n[g]; i++)
+            s->score[g][i] += exp(s->exponent[h][s->pos[g][i]]) / sum / group;
     }
     for (int i = sink; i < s->n[g]; i++) {
         double norm = 0;
@@ -207,9 +210,9 @@ static void sim_add(struct sim *s, int n) {
         for (int i = 0; i < n; i++) s->pos[g][s->n[g]++] = s->n_past + i;
     s->n_past += n;
     for (int h = 0; h < s->H && !strcmp(s->policy, "h2o"); h++)
-        for (int back = 0; back < n; back++) {
+        for (int back = 0, g = h / group; back < n; back++) {
             sim_attention(s, h, back, p);
-            for (int i = 0; i < s->n[h / group]; i++) s->received[h / group][s->pos[h / group][i]] += p[i] / group;
+            for (int i = 0; i < s->n[g]; i++) s->received[g][s->pos[g][i]] += p[i] / group;
         }
 }
 

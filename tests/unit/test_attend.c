@@ -151,6 +151,23 @@ static void test_scores(const struct attend_kernels *a, struct problem *p, doubl
     free(scores);
 }
 
+static void test_add_softmax(const struct attend_kernels *a) {
+    for (int n = 1; n <= 70; n++) {
+        float scores[70], sums[71];
+        double expected[70], total = 0, worst = 0;
+        for (int i = 0; i < n; i++) {
+            scores[i] = 20 * uniform();
+            total += expected[i] = exp((double)scores[i]);
+            sums[i] = (float)i;
+        }
+        sums[n] = 7; /* not to be touched */
+        a->add_softmax(scores, n, 0.5f, sums);
+        for (int i = 0; i < n; i++) worst = fmax(worst, fabs((double)sums[i] - i - expected[i] / total / 2));
+        CHECK_NEAR(worst, 0, 1e-5);
+        CHECK(sums[n] == 7);
+    }
+}
+
 static void test_list(const struct attend_kernels *a, struct problem *p, double tol) {
     int n = 0, *index = malloc(sizeof *index * (size_t)p->n);
     char *sees = calloc((size_t)p->n, 1);
@@ -230,6 +247,7 @@ static void test_conversions(const struct attend_kernels *a, enum kv_type type, 
 }
 
 static void test_table(const struct attend_kernels *a, bool exact) {
+    test_add_softmax(a);
     static const enum kv_type types[][2] = {
         {KV_F32, KV_F32}, {KV_F16, KV_F16}, {KV_Q8_0, KV_Q8_0},
         {KV_Q4_0, KV_Q4_0}, {KV_Q8_0, KV_F16}, {KV_F16, KV_Q4_0},

@@ -20,6 +20,18 @@ static float *read_floats(FILE *f, int n) {
     return x;
 }
 
+static void check_keys(FILE *f, const struct evict_case *c, int g, int count) {
+    int d = c->cache.head_dim;
+    float *keys = read_floats(f, count * d), key[KV_MAX_DIM];
+    for (int i = 0; i < count && i < c->cache.heads[g].n; i++) {
+        double worst = 0;
+        kv_key(&c->cache, g, i, key);
+        for (int x = 0; x < d; x++) worst = fmax(worst, fabs((double)key[x] - keys[i * d + x]));
+        CHECK_NEAR(worst, 0, 2e-5);
+    }
+    free(keys);
+}
+
 static void check_head(FILE *f, const struct evict_case *c, const struct record *r, int g) {
     const struct kv_head *head = &c->cache.heads[g];
     int32_t count = 0, different = 0;
@@ -28,18 +40,10 @@ static void check_head(FILE *f, const struct evict_case *c, const struct record 
     CHECK(kept && fread(kept, sizeof *kept, (size_t)count, f) == (size_t)count);
     CHECK(head->n == count);
     for (int i = 0; i < count && i < head->n; i++) different += kept[i] != head->pos[i];
-    if (different || head->n != count) printf("%s: head %d keeps %d, %d of %d differ\n", r->spec, g, head->n, different, count);
+    if (different || head->n != count)
+        printf("%s: head %d keeps %d, %d of %d differ\n", r->spec, g, head->n, different, count);
     CHECK(different == 0);
-    if (r->rerotated) {
-        float *keys = read_floats(f, count * c->cache.head_dim), key[KV_MAX_DIM];
-        for (int i = 0; i < count && i < head->n; i++) {
-            double worst = 0;
-            kv_key(&c->cache, g, i, key);
-            for (int x = 0; x < c->cache.head_dim; x++) worst = fmax(worst, fabs((double)key[x] - keys[i * c->cache.head_dim + x]));
-            CHECK_NEAR(worst, 0, 2e-5);
-        }
-        free(keys);
-    }
+    if (r->rerotated) check_keys(f, c, g, count);
     free(kept);
 }
 
@@ -48,10 +52,13 @@ static void check_case(FILE *f, const struct header *h, const float *q, const fl
     struct evict_case c;
     struct error err = {0};
     CHECK(fread(&r, sizeof r, 1, f) == 1);
-    const struct evict_shape shape = {.n_layer = h->n_layer, .n_head = h->H, .n_head_kv = h->G, .head_dim = h->d, .n_threads = 2};
+    const struct evict_shape shape = {
+        .n_layer = h->n_layer, .n_head = h->H, .n_head_kv = h->G, .head_dim = h->d, .n_threads = 2,
+    };
     CHECK(evict_case_open(&c, r.spec, &shape, h->base, KV_F32, &err) == 0);
     c.layer = r.layer;
-    const struct evict_case_batch all = {.n = h->n, .prefill = true, .prompt_end = true, .q = q, .k = k, .v = v};
+    const struct evict_case_batch all = {.n = h->n, .prefill = true, .prompt_end = true,
+                                         .q = q, .k = k, .v = v};
     CHECK(evict_case_forward(&c, &all, &err) == 0);
     if (err.text[0]) printf("%s\n", err.text);
     for (int g = 0; g < h->G; g++) check_head(f, &c, &r, g);
@@ -63,7 +70,8 @@ int main(void) {
     struct header h = {0};
     CHECK(f && fread(&h, sizeof h, 1, f) == 1);
     if (!f) return check_done("evict_golden");
-    float *q = read_floats(f, h.n * h.H * h.d), *k = read_floats(f, h.n * h.G * h.d), *v = read_floats(f, h.n * h.G * h.d);
+    float *q = read_floats(f, h.n * h.H * h.d);
+    float *k = read_floats(f, h.n * h.G * h.d), *v = read_floats(f, h.n * h.G * h.d);
     for (int i = 0; i < h.cases; i++) check_case(f, &h, q, k, v);
     CHECK(h.cases == 20 && fgetc(f) == EOF);
     free(q);
