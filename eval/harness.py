@@ -104,7 +104,7 @@ def temporary(text):
 
 
 def largest(fits, guess):
-    """The largest n >= 0 with fits(n), which holds up to some n and not beyond; few calls if guess is near."""
+    """The largest n >= 0 with fits(n), which holds up to that n, not beyond; few calls if guess is near."""
     low, high, step = 0, max(guess, 1), max(guess // 8, 1)
     while fits(high):
         low, high = high, high + step

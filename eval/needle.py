@@ -118,7 +118,7 @@ def plot(rows, specs, lengths, depths, path):
     for axes, spec in zip(grid, specs):
         its = harness.select(rows, attn=spec.attn, kv_evict=spec.kv_evict)
         share = [[share_at(its, length, depth) for length in lengths] for depth in depths]
-        image = axes.imshow(share, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(share, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
         longest = harness.of(rows, spec, max(lengths))
         found = f"{100 * harness.mean(its, 'correct'):.0f}%"
         axes.set_title(f"{spec}\n{found}; {max(lengths)} tokens: {harness.cost(longest)}", fontsize=8)

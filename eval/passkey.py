@@ -87,7 +87,7 @@ def plot(rows, specs, lengths, path):
     for axes, length in zip(figure.subplots(len(lengths), 1, squeeze=False)[:, 0], lengths):
         shares = [share_by_depth(harness.of(rows, spec, length), n_bins) for spec in specs]
         grid = [[float("nan") if s is None else s for s in line] for line in shares]
-        image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(grid, cmap="RdYlBu", vmin=0, vmax=1, aspect="auto")
         axes.set_title(f"pass keys found in {length} tokens")
         axes.set_xticks([i - 0.5 for i in range(n_bins + 1)], [f"{10 * i}%" for i in range(n_bins + 1)])
         axes.set_yticks(range(len(specs)), [str(spec) for spec in specs])

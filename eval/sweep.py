@@ -85,9 +85,10 @@ def print_table(answers, scores, specs, lengths):
                 f"{100 * share(asked, name):.1f}%" for name in ("entries_attended", "entries_cached")
             )
             perplexity, dense, kl, top1 = (harness.mean(scored, name) for name in SCORE_FIGURES[:4])
+            found, loss = 100 * harness.mean(asked, "correct"), 100 * (perplexity / dense - 1)
             print(
-                f"| {spec} | {length} | {attended} | {cached} | {100 * harness.mean(asked, 'correct'):.0f}% "
-                f"| {perplexity:.3f} | {100 * (perplexity / dense - 1):+.2f}% | {kl:.4f} | {100 * top1:.1f}% |"
+                f"| {spec} | {length} | {attended} | {cached} | {found:.0f}% "
+                f"| {perplexity:.3f} | {loss:+.2f}% | {kl:.4f} | {100 * top1:.1f}% |"
             )
 
 
@@ -123,7 +124,7 @@ def plot(answers, scores, specs, lengths, over, path):
             axes.set_title(f"{length} tokens")
             axes.set_xlabel(f"entries {over}, % of the context")
             axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
