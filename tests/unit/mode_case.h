@@ -137,15 +137,16 @@ static inline int run_mode(const struct attn_mode *mode, const struct mode_case 
     const struct attn_shape shape = {
         .n_embd = c->n_embd, .n_head = c->H, .n_head_kv = c->G, .head_dim = c->d,
         .scale = 1 / sqrtf((float)c->d), .exact = how->exact, .type_k = how->type, .type_v = how->type,
-        .max_batch = how->batch, .n_threads = how->n_threads, .rope = &m->rope, .kernels = model.kernels,
+        .max_batch = how->batch, .n_ctx = c->T, .n_threads = how->n_threads, .rope = &m->rope, .kernels = model.kernels,
         .attend = attend_select(kernels_isa(model.kernels), how->exact),
     };
     struct attn_layer layer = {.mode = mode, .shape = &shape, .params = calloc(1, mode->params_bytes)};
     struct team *team = team_create(how->n_threads, err);
-    layer.scratch = alloc_zeroed(attn_scratch_bytes(&shape));
     params_defaults(mode->params, layer.params);
-    int status = params_parse(mode->params, layer.params, c->options, strlen(c->options), mode->name, err)
-              || kv_init(&layer.cache, c->G, c->d, how->type, how->type, err)
+    int status = params_parse(mode->params, layer.params, c->options, strlen(c->options), mode->name, err);
+    size_t scratch = attn_scratch_bytes(&shape), own = mode->scratch_bytes ? mode->scratch_bytes(&layer) : 0;
+    layer.scratch = alloc_zeroed(own > scratch ? own : scratch);
+    status = status || kv_init(&layer.cache, c->G, c->d, how->type, how->type, err)
               || mode->init(&layer, &model, err)
               || run_tokens(&layer, c, m, how, team, out, err) ? -1 : 0;
     if (!status && again) {
