@@ -178,9 +178,13 @@ static const struct {
     const struct sparse_kernels *kernels;
 } choices[] = {
 #if defined(__x86_64__) || defined(__i386__)
+    {"avx2", &sparse_avx2},
     {"avx512", &sparse_avx512},
     {"avx512vnni", &sparse_avx512vnni},
     {"amx", &sparse_avx512vnni},
+#elif defined(__aarch64__)
+    {"neon", &sparse_neon},
+    {"neondot", &sparse_neon},
 #endif
 };
 

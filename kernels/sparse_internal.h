@@ -6,7 +6,8 @@
 
 #include "sparse.h"
 
-extern const struct sparse_kernels sparse_c, sparse_avx512, sparse_avx512vnni;
+/* The tables; those of other instruction sets than the target's don't exist. */
+extern const struct sparse_kernels sparse_c, sparse_avx2, sparse_avx512, sparse_avx512vnni, sparse_neon;
 
 #define PAGE_LANES 16
 #define PAGE_CODES 3 /* the largest code */

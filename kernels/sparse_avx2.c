@@ -1,0 +1,55 @@
+/* sparse_avx2.c - sparse.h with vectors of 8. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define LANES 8
+
+typedef __m256 vec;
+typedef __m256i ivec;
+
+#define v_zero _mm256_setzero_ps
+#define v_set _mm256_set1_ps
+#define v_load _mm256_loadu_ps
+#define v_store _mm256_storeu_ps
+#define v_add _mm256_add_ps
+#define v_sub _mm256_sub_ps
+#define v_mul _mm256_mul_ps
+#define v_max _mm256_max_ps
+#define v_fma _mm256_fmadd_ps
+#define v_abs(x) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x)
+#define v_reached(x, least) ((unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, least, _CMP_GE_OQ)))
+
+#define i_zero _mm256_setzero_si256
+#define i_load(p) _mm256_loadu_si256((const __m256i *)(p))
+#define i_and _mm256_and_si256
+#define i_add _mm256_add_epi32
+#define i_bytes _mm256_set1_epi8
+#define i_four _mm256_set1_epi32
+#define i_shift _mm256_srli_epi16
+#define i_float _mm256_cvtepi32_ps
+
+static inline float v_sum(vec x) {
+    __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
+}
+
+static inline float v_max_lane(vec x) {
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+}
+
+static inline void v_store_i8(int32_t *to, vec x) {
+    __m256i i = _mm256_cvtps_epi32(x);
+    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(words, words));
+}
+
+static inline ivec i_dot4(ivec sum, ivec u, ivec s) {
+    return i_add(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+
+#include "sparse_simd.h"
+
+const struct sparse_kernels sparse_avx2 = SPARSE_KERNELS("avx2");
