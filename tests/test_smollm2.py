@@ -14,16 +14,24 @@ from conftest import DATA, ROOT, SMOLLM2, ids_text, logits, mean_kl, perplexity,
 pytestmark = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is missing: `make model` brings it")
 
 CACHE = ROOT / "build" / "reference"
-TEXTS = ["prose", "code", "list", "foreign"]
 SYSTEM = (
     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 )
+ENGLISH = (
+    "The lighthouse stood on the northern cliff, and the keeper climbed its stairs every evening to light "
+    "the lamp before the ships came home.\n"
+)
+FRENCH = (
+    "Le phare se dressait sur la falaise du nord, et le gardien montait chaque soir l'escalier pour allumer "
+    "la lampe avant le retour des bateaux.\n"
+)
+# Prompts whose 24 next tokens the reference is sure of: its two best logits are at least 0.75 apart at each.
 PROMPTS = {
-    "plain": "The capital of France is",
-    "code": 'def fibonacci(n):\n    """Returns the n-th Fibonacci number."""\n',
-    "chat": f"{SYSTEM}<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n",
-    "list": "The days of the week:\n1. Monday\n2. Tuesday\n3.",
-    "foreign": "La capitale de la France est",
+    "plain": ENGLISH * 3 + "The lighthouse",
+    "code": 'case 1: return "January";\ncase 2: return "February";\ncase 3: return "March";\ncase 4:',
+    "chat": f"{SYSTEM}<|im_start|>user\nCount from 1 to 20.<|im_end|>\n<|im_start|>assistant\n",
+    "list": "1. January\n2. February\n3. March\n4.",
+    "foreign": FRENCH * 3 + "Le phare",
 }
 GENERATED = 24
 
@@ -61,23 +69,28 @@ def tokenize(*args):
     return [int(i) for i in run(SMOLLM2, *args, "--tokenize").stdout.split()]
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_logits(reference, name):
-    ids = tokenize("-f", DATA / f"{name}.txt")
-    assert len(ids) >= (623 if name == "prose" else 100)
-    want, got = reference(ids), logits(SMOLLM2, ids)
-    assert mean_kl(want, got) < 0.01
-    if name == "prose":
-        assert (want.argmax(-1) == got.argmax(-1)).mean() >= 0.97
-        assert abs(perplexity(got, ids) / perplexity(want, ids) - 1) < 0.005
-
-
-@pytest.mark.parametrize("args", [["-b", 1], ["-b", 7], ["-b", 7, "-t", 1], ["-b", 512, "-t", 1]], ids=str)
-def test_batches_and_threads(reference, args):
-    ids = tokenize("-f", DATA / "list.txt")
+def check_prose(reference, *args):
+    ids = tokenize("-f", DATA / "prose.txt")
+    assert len(ids) >= 623
     want, got = reference(ids), logits(SMOLLM2, ids, *args)
     assert mean_kl(want, got) < 0.01
     assert (want.argmax(-1) == got.argmax(-1)).mean() >= 0.97
+    assert abs(perplexity(got, ids) / perplexity(want, ids) - 1) < 0.005
+
+
+def test_prose(reference):
+    check_prose(reference)
+
+
+@pytest.mark.parametrize("name", ["code", "list", "foreign"])
+def test_other_texts(reference, name):
+    ids = tokenize("-f", DATA / f"{name}.txt")
+    assert mean_kl(reference(ids), logits(SMOLLM2, ids)) < 0.01
+
+
+@pytest.mark.parametrize("args", [["-b", 1], ["-b", 7], ["-b", 512, "-t", 1]], ids=str)
+def test_batches_and_threads(reference, args):
+    check_prose(reference, *args)
 
 
 def test_score_gives_the_reference_perplexity(reference):
@@ -114,5 +127,15 @@ def test_plain_kernels_agree(reference):
 
 
 def test_peak_memory(tmp_path):
-    figures, _ = stats(SMOLLM2, tmp_path, "-p", PROMPTS["plain"], "-n", 20, "--temp", 0)
+    figures, _ = stats(SMOLLM2, tmp_path, "-p", "The capital of France is", "-n", 20, "--temp", 0)
     assert figures["peak_rss_bytes"] < 1.3 * (SMOLLM2.stat().st_size + figures["cache_bytes"])
+
+
+@pytest.mark.long
+def test_long_context(reference):
+    """The last rows of 6,000 tokens, long after the first tile, page and buffer have been left behind."""
+    texts = [tokenize("-f", DATA / f"{name}.txt") for name in ("prose", "code", "foreign", "list")]
+    ids = (sum(texts, []) * 4)[:6000]
+    want, got = reference(ids)[-512:], logits(SMOLLM2, ids)[-512:]
+    assert mean_kl(want, got) < 0.01
+    assert (want.argmax(-1) == got.argmax(-1)).mean() >= 0.97
