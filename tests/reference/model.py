@@ -151,7 +151,7 @@ class Model:
         for i, (name, opts) in enumerate(layers):
             layer = self.layer_inputs(i, x, n_prompt, landmarks)
             if name in modes.CACHED:
-                out = evict.attend(layer, modes.CACHED[name], opts, policy, batch)
+                out = evict.attend(layer, modes.CACHED[name], opts, policy, batch, (i, self.n_layer))
             else:
                 out = modes.WHOLE[name](layer, **opts)
             x = x + self.linear(out.reshape(len(x), -1), f"blk.{i}.attn_output")

@@ -34,7 +34,23 @@ OPTIONS = {
     },
 }
 
-EVICTION = {"budget": None, "sink": 4, "recent": 0, "rerotate": 0, "window": 64, "kernel": 5}
+EVICTION = {
+    "budget": 0,
+    "sink": 4,
+    "recent": 0,
+    "rerotate": 0,
+    "block": 0,
+    "window": 64,
+    "kernel": 5,
+    "beta": 20,
+    "safeguard": 0.2,
+    "lag": 128,
+    "cross": 0,
+    "future": 512,
+    "covariance": 1,
+    "renew": 64,
+    "epsilon": 0.0,
+}
 
 
 def pairs(text):
@@ -86,7 +102,7 @@ def eviction(text):
     if not text:
         return None
     name, _, opts = text.partition(":")
-    result = dict(EVICTION)
+    result = dict(EVICTION, rerotate=int(name == "streaming"))
     for key, v in pairs(opts).items():
-        result[key] = int(v)
+        result[key] = value(v, result[key])
     return name, result
