@@ -25,7 +25,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-RUN = ROOT / "run"
+RUN = Path(os.environ.get("RUN", ROOT / "run"))
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 TEXT = ROOT / "tests" / "data" / "prose.txt"
 NAMES = {"ours": "attn.c", "ik": "ik_llama.cpp", "llama": "llama.cpp", "pytorch": "PyTorch, bfloat16"}
@@ -216,7 +216,8 @@ def main():
     heading = f"{title}; tokens/s, best of {args.repeat} (median where it differs)"
     text = f"{heading}\n\n{table(results, rows, engines)}\n"
     (out / f"{name}.md").write_text(text)
-    plot(results, engines, args.curve, out / f"{name}.png", title)
+    if args.curve:
+        plot(results, engines, args.curve, out / f"{name}.png", title)
     print(text)
 
 

@@ -11,9 +11,11 @@ Prints one JSON object. The token ids come on standard input.
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import sys
 import time
+from pathlib import Path
 
 BATCH = 512
 GENERATED = 32
@@ -22,6 +24,8 @@ TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml's numbers
 
 def load_api(engine):
     if engine == "ik":
+        package = Path(importlib.util.find_spec("ik_llama_cpp").origin).parent
+        ctypes.CDLL(package / "lib" / "libggml.so", ctypes.RTLD_GLOBAL)  # its libllama doesn't say where it is
         from ik_llama_cpp import _ctypes_api as api
     else:
         from llama_cpp import llama_cpp as api
