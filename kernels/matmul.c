@@ -29,6 +29,7 @@ size_t acts_bytes(int n, int cols) {
 }
 
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
+    if (a->n == 1) return; /* see run_one */
     if (a->cols % ACT_BLOCK == 0) {
         int begin, end;
         worker_range(w, a->n, 1, &begin, &end);
@@ -39,7 +40,7 @@ void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
 
 size_t matmul_scratch_bytes(int max_cols) {
     size_t cols = round_up((size_t)max_cols, MAX_BLOCK);
-    return PANEL * (cols * sizeof(float) + MAX_BLOCK);
+    return PANEL * (cols * sizeof(float) + MAX_BLOCK); /* a panel as float32; other uses are smaller */
 }
 
 #define FEW_CHUNK 32 /* weight rows that stay in the cache while a few activation rows pass */
@@ -63,6 +64,16 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
     }
 }
 
+/* One activation row: every worker quantises it for itself, which takes less time
+ * than waiting for another to do it. */
+static void run_one(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
+                    const struct acts *a, void *scratch) {
+    struct acts own = *a;
+    own.q8 = scratch;
+    if (a->cols % ACT_BLOCK == 0) k->quantize(&own, 0);
+    run_matvec(w, k, products, n_products, &own, (uint8_t *)scratch + acts_bytes(1, a->cols));
+}
+
 static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }
 
 /* GEMM: workers take panels of rows as they become free. */
@@ -83,5 +94,7 @@ static void run_matmul(struct worker *w, const struct kernels *k, const struct p
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch) {
     void *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->cols);
-    (a->n <= k->max_few ? run_matvec : run_matmul)(w, k, products, n_products, a, own);
+    if (a->n == 1) run_one(w, k, products, n_products, a, own);
+    else if (a->n <= k->max_few) run_matvec(w, k, products, n_products, a, own);
+    else run_matmul(w, k, products, n_products, a, own);
 }

@@ -37,10 +37,7 @@ static struct unpacked unpack_row(const struct quant_format *f, const struct wei
     struct unpacked r = {.d = scratch};
     r.m = r.d + groups;
     r.u = (uint8_t *)(r.m + groups);
-    const uint8_t *block = w->data + (size_t)row * w->row_bytes;
-    int groups_per_block = f->block / f->group;
-    for (int b = 0; b < w->cols / f->block; b++, block += f->bytes)
-        f->unpack(block, r.u + b * f->block, r.d + b * groups_per_block, r.m + b * groups_per_block);
+    f->unpack(w->data + (size_t)row * w->row_bytes, w->cols / f->block, r.u, r.d, r.m);
     return r;
 }
 

@@ -41,11 +41,11 @@ INLINE void add_group(int32_t dot[TILE_ROWS][16], int group, int zero, size_t g,
     size_t blocks = (size_t)x->blocks, per_block = (size_t)(ACT_BLOCK / group);
     const int32_t *offset = group == 16 ? x->half_offset : x->offset;
     __m512 d = _mm512_load_ps(p->d + g * PANEL), m = zero ? d : _mm512_load_ps(p->m + g * PANEL);
+    __m512 minus_bias_d = _mm512_mul_ps(d, _mm512_set1_ps(-SUM_BIAS));
     for (size_t i = 0; i < TILE_ROWS; i++) {
         size_t b = i * blocks + g / per_block;
-        __m512i whole = _mm512_load_si512(dot[i]);
-        if (zero) whole = _mm512_add_epi32(whole, _mm512_set1_epi32(offset[i * blocks * per_block + g]));
-        sum[i] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(whole), d), _mm512_set1_ps(x->scale[b]), sum[i]);
+        __m512i whole = _mm512_add_epi32(_mm512_load_si512(dot[i]), start_dot(&offset[i * blocks * per_block + g], zero));
+        sum[i] = _mm512_fmadd_ps(scale_dot(whole, d, minus_bias_d), _mm512_set1_ps(x->scale[b]), sum[i]);
         if (!zero) sum[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->scaled_sum[b]), sum[i]);
     }
 }

@@ -35,15 +35,27 @@ struct gemm_out {
     bool add;
 };
 
-/* What a sum of products starts with: -zero * sum(q), from that for zero = 128. */
-INLINE __m512i start_dot(int32_t offset, int zero) {
+/* A sum of products starts with the bits of this float, 1.5 * 2^23, so that it ends
+ * as the float 1.5 * 2^23 + sum: no conversion, and the number is taken off in the
+ * multiplication by d. All sums are below 2^22. */
+#define SUM_BIAS 0x1.8p23f
+#define SUM_BIAS_BITS 0x4b400000
+
+/* What else it starts with: -zero * sum(q), from that for zero = 128. */
+INLINE __m512i start_dot(const int32_t *offset, int zero) {
+    const __m512i bias = _mm512_set1_epi32(SUM_BIAS_BITS);
     switch (zero) {
-    case 128: return _mm512_set1_epi32(offset);
-    case 32: return _mm512_set1_epi32(offset >> 2);
-    case 16: return _mm512_set1_epi32(offset >> 3);
-    case 8: return _mm512_set1_epi32(offset >> 4);
-    default: return _mm512_setzero_si512();
+    case 128: return _mm512_add_epi32(bias, _mm512_set1_epi32(*offset));
+    case 32: return _mm512_add_epi32(bias, _mm512_set1_epi32(*offset >> 2));
+    case 16: return _mm512_add_epi32(bias, _mm512_set1_epi32(*offset >> 3));
+    case 8: return _mm512_add_epi32(bias, _mm512_set1_epi32(*offset >> 4));
+    default: return bias;
     }
+}
+
+/* d * sum, rounded once: the product with the bias is exact, as d has few bits. */
+INLINE __m512 scale_dot(__m512i dot, __m512 d, __m512 minus_bias_d) {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(dot), d, minus_bias_d);
 }
 
 /* n activation rows from `row` on, times the panel. */
@@ -61,7 +73,7 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
         __m512i dot[TILE][VECTORS];
         for (int i = 0; i < n; i++)
             for (int j = 0; j < VECTORS; j++)
-                dot[i][j] = start_dot(offset[(size_t)i * blocks * per_block + g], zero);
+                dot[i][j] = start_dot(&offset[(size_t)i * blocks * per_block + g], zero);
         for (int c = 0; c < group; c += 4, u += 4 * PANEL) {
             __m512i weights[VECTORS];
             for (int j = 0; j < VECTORS; j++) weights[j] = _mm512_load_si512(u + 64 * j);
@@ -72,15 +84,16 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
                     dot[i][j] = dot_bytes(dot[i][j], weights[j], _mm512_set1_epi32(four), zero == 128);
             }
         }
-        __m512 d[VECTORS], m[VECTORS];
+        __m512 d[VECTORS], minus_bias_d[VECTORS], m[VECTORS];
         for (int j = 0; j < VECTORS; j++) {
             d[j] = _mm512_load_ps(p->d + g * PANEL + 16 * (size_t)j);
+            minus_bias_d[j] = _mm512_mul_ps(d[j], _mm512_set1_ps(-SUM_BIAS));
             if (!zero) m[j] = _mm512_load_ps(p->m + g * PANEL + 16 * (size_t)j);
         }
         for (int i = 0; i < n; i++) {
             size_t b = (size_t)i * blocks + g / per_block;
             for (int j = 0; j < VECTORS; j++) {
-                __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(dot[i][j]), d[j]);
+                __m512 part = scale_dot(dot[i][j], d[j], minus_bias_d[j]);
                 sum[i][j] = _mm512_fmadd_ps(part, _mm512_set1_ps(scale[b]), sum[i][j]);
                 if (!zero) sum[i][j] = _mm512_fmadd_ps(m[j], _mm512_set1_ps(scaled_sum[b]), sum[i][j]);
             }

@@ -36,10 +36,8 @@ static inline __attribute__((always_inline)) struct panel unpack_panel(const str
         int n = w->cols - c < MAX_BLOCK ? w->cols - c : MAX_BLOCK;
         for (int r = 0; r < PANEL; r++) {
             const uint8_t *row = w->data + (size_t)(begin + r < end ? begin + r : end - 1) * w->row_bytes;
-            const uint8_t *block = row + c / f->block * f->bytes;
             float d[MAX_BLOCK / 16], m[MAX_BLOCK / 16];
-            for (int i = 0; i < n; i += f->block, block += f->bytes)
-                f->unpack(block, rows + r * MAX_BLOCK + i, d + i / f->group, m + i / f->group);
+            f->unpack(row + c / f->block * f->bytes, n / f->block, rows + r * MAX_BLOCK, d, m);
             for (int g = 0; g < n / f->group; g++) p.d[(c / f->group + g) * PANEL + r] = d[g];
             if (f->has_min)
                 for (int g = 0; g < n / f->group; g++) p.m[(c / f->group + g) * PANEL + r] = m[g];

@@ -2,8 +2,8 @@
  *
  * u is an unsigned byte, d and m are float32 and belong to a group of 16 or 32
  * elements, zero is a constant of the format, and m exists in some formats
- * only. All of it is in this header, and compilers vectorise the unpackers: each
- * instruction set's GEMM includes them and gets its own copy.
+ * only. All of it is in this header, because each instruction set's GEMM includes
+ * the unpackers and gets its own copy. Byte order is little-endian.
  *
  * Formats: llama.cpp, ggml/src/ggml-common.h and ggml-quants.c. */
 #pragma once
@@ -12,9 +12,9 @@
 
 #include "internal.h"
 
-/* Unpacks one block: u[block], d[block/group], m[block/group] (untouched where
- * the format has no m). */
-typedef void (*unpack_fn)(const uint8_t *block, uint8_t *u, float *d, float *m);
+/* Unpacks n blocks: u[n * block], d[n * block/group], m[n * block/group] (untouched
+ * where the format has no m). */
+typedef void (*unpack_fn)(const uint8_t *blocks, int n, uint8_t *u, float *d, float *m);
 
 struct quant_format {
     int block;        /* elements in a block */
@@ -44,15 +44,34 @@ static inline float read_f16(const uint8_t *p) {
     return half_to_float(h);
 }
 
-/* Sixteen bytes of nibbles: the low ones are elements 0-15, the high ones 16-31. */
-static inline void unpack_nibbles(const uint8_t *restrict qs, uint8_t *restrict u) {
-    for (int i = 0; i < 16; i++) u[i] = qs[i] & 15;
-    for (int i = 0; i < 16; i++) u[i + 16] = qs[i] >> 4;
+/* Bytes are taken eight at a time, in the integers that every CPU has. */
+static inline uint64_t load_eight(const uint8_t *p) {
+    uint64_t x;
+    memcpy(&x, p, sizeof x);
+    return x;
 }
 
-/* The fifth bits of 32 elements, element i's at bit i. */
-static inline void add_fifth_bits(const uint8_t *restrict qh, uint8_t *restrict u) {
-    for (int i = 0; i < 32; i++) u[i] |= (uint8_t)((qh[i / 8] >> (i % 8) & 1) << 4);
+static inline void store_eight(uint8_t *p, uint64_t x) { memcpy(p, &x, sizeof x); }
+
+#define EVERY_BYTE(x) (UINT64_C(0x0101010101010101) * (x))
+
+/* Sixteen bytes of nibbles: the low ones are elements 0-15, the high ones 16-31. */
+static inline void unpack_nibbles(const uint8_t *qs, uint8_t *u) {
+    uint64_t a = load_eight(qs), b = load_eight(qs + 8);
+    store_eight(u, a & EVERY_BYTE(15));
+    store_eight(u + 8, b & EVERY_BYTE(15));
+    store_eight(u + 16, a >> 4 & EVERY_BYTE(15));
+    store_eight(u + 24, b >> 4 & EVERY_BYTE(15));
+}
+
+/* The fifth bits of 32 elements, element i's at bit i: byte i of eight keeps bit i
+ * of a copy of theirs, and the addition carries any bit to the top. */
+static inline void add_fifth_bits(const uint8_t *qh, uint8_t *u) {
+    for (int i = 0; i < 4; i++) {
+        uint64_t own = EVERY_BYTE(qh[i]) & UINT64_C(0x8040201008040201);
+        uint64_t set = (own + EVERY_BYTE(0x7f)) >> 7 & EVERY_BYTE(1);
+        store_eight(u + 8 * i, load_eight(u + 8 * i) | set << 4);
+    }
 }
 
 /* Q4_0: f16 d, 16 bytes of nibbles. */
@@ -89,7 +108,7 @@ static inline void unpack_q5_1(const uint8_t *block, uint8_t *u, float *d, float
 static inline void unpack_q8_0(const uint8_t *block, uint8_t *u, float *d, float *m) {
     (void)m;
     d[0] = read_f16(block);
-    for (int i = 0; i < 32; i++) u[i] = block[2 + i] ^ 0x80;
+    for (int i = 0; i < 32; i += 8) store_eight(u + i, load_eight(block + 2 + i) ^ EVERY_BYTE(0x80));
 }
 
 /* The 6-bit scales and mins of the eight groups of a Q4_K or Q5_K block, packed
@@ -108,31 +127,35 @@ static inline void unpack_k_scales(const uint8_t *block, float *d, float *m) {
 
 /* Q4_K: f16 scale, f16 min, 12 bytes of scales, 4 x 32 bytes of nibbles: the
  * low ones are a group, the high ones the next. */
-static inline void unpack_q4_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+static inline void unpack_q4_k(const uint8_t *block, uint8_t *u, float *d, float *m) {
     unpack_k_scales(block, d, m);
     const uint8_t *qs = block + 16;
     for (int g = 0; g < 4; g++) {
-        for (int i = 0; i < 32; i++) u[64 * g + i] = qs[32 * g + i] & 15;
-        for (int i = 0; i < 32; i++) u[64 * g + 32 + i] = qs[32 * g + i] >> 4;
+        for (int i = 0; i < 32; i += 8) {
+            uint64_t q = load_eight(qs + 32 * g + i);
+            store_eight(u + 64 * g + i, q & EVERY_BYTE(15));
+            store_eight(u + 64 * g + 32 + i, q >> 4 & EVERY_BYTE(15));
+        }
     }
 }
 
 /* Q5_K: as Q4_K, with 32 bytes before the nibbles that hold the fifth bits of
  * group g in bit g. */
-static inline void unpack_q5_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+static inline void unpack_q5_k(const uint8_t *block, uint8_t *u, float *d, float *m) {
     unpack_k_scales(block, d, m);
     const uint8_t *qh = block + 16, *qs = block + 48;
     for (int g = 0; g < 4; g++) {
-        for (int i = 0; i < 32; i++)
-            u[64 * g + i] = (uint8_t)((qs[32 * g + i] & 15) | (qh[i] >> (2 * g) & 1) << 4);
-        for (int i = 0; i < 32; i++)
-            u[64 * g + 32 + i] = (uint8_t)(qs[32 * g + i] >> 4 | (qh[i] >> (2 * g + 1) & 1) << 4);
+        for (int i = 0; i < 32; i += 8) {
+            uint64_t q = load_eight(qs + 32 * g + i), fifth = load_eight(qh + i) >> (2 * g);
+            store_eight(u + 64 * g + i, (q & EVERY_BYTE(15)) | (fifth & EVERY_BYTE(1)) << 4);
+            store_eight(u + 64 * g + 32 + i, (q >> 4 & EVERY_BYTE(15)) | (fifth & EVERY_BYTE(2)) << 3);
+        }
     }
 }
 
 /* Q6_K: 128 bytes of low nibbles, 64 bytes of upper bit pairs, 16 signed
  * scales, f16 d. Each half of the block has 64 + 32 bytes of its own. */
-static inline void unpack_q6_k(const uint8_t *restrict block, uint8_t *restrict u, float *d, float *m) {
+static inline void unpack_q6_k(const uint8_t *block, uint8_t *u, float *d, float *m) {
     (void)m;
     const int8_t *scales = (const int8_t *)block + 192;
     float scale = read_f16(block + 208);
@@ -140,22 +163,43 @@ static inline void unpack_q6_k(const uint8_t *restrict block, uint8_t *restrict 
     for (int h = 0; h < 2; h++) {
         const uint8_t *ql = block + 64 * h, *qh = block + 128 + 32 * h;
         uint8_t *o = u + 128 * h;
-        for (int i = 0; i < 32; i++) o[i] = (uint8_t)((ql[i] & 15) | (qh[i] & 3) << 4);
-        for (int i = 0; i < 32; i++) o[i + 32] = (uint8_t)((ql[i + 32] & 15) | (qh[i] >> 2 & 3) << 4);
-        for (int i = 0; i < 32; i++) o[i + 64] = (uint8_t)(ql[i] >> 4 | (qh[i] >> 4 & 3) << 4);
-        for (int i = 0; i < 32; i++) o[i + 96] = (uint8_t)(ql[i + 32] >> 4 | (qh[i] >> 6) << 4);
+        for (int i = 0; i < 32; i += 8) {
+            uint64_t a = load_eight(ql + i), b = load_eight(ql + 32 + i), top = load_eight(qh + i);
+            store_eight(o + i, (a & EVERY_BYTE(15)) | (top & EVERY_BYTE(3)) << 4);
+            store_eight(o + 32 + i, (b & EVERY_BYTE(15)) | (top & EVERY_BYTE(12)) << 2);
+            store_eight(o + 64 + i, (a >> 4 & EVERY_BYTE(15)) | (top & EVERY_BYTE(48)));
+            store_eight(o + 96 + i, (b >> 4 & EVERY_BYTE(15)) | (top >> 2 & EVERY_BYTE(48)));
+        }
     }
 }
 
+#define UNPACK_BLOCKS(format, block, bytes, group)                                                             \
+    static inline void unpack_blocks_##format(const uint8_t *restrict blocks, int n, uint8_t *restrict u,     \
+                                              float *restrict d, float *restrict m) {                        \
+        for (int i = 0; i < n; i++) {                                                                         \
+            const int g = i * (block / group);                                                                \
+            unpack_##format(blocks + i * bytes, u + i * block, d + g, m + g);                                 \
+        }                                                                                                     \
+    }
+
+UNPACK_BLOCKS(q4_0, 32, 18, 32)
+UNPACK_BLOCKS(q4_1, 32, 20, 32)
+UNPACK_BLOCKS(q5_0, 32, 22, 32)
+UNPACK_BLOCKS(q5_1, 32, 24, 32)
+UNPACK_BLOCKS(q8_0, 32, 34, 32)
+UNPACK_BLOCKS(q4_k, 256, 144, 32)
+UNPACK_BLOCKS(q5_k, 256, 176, 32)
+UNPACK_BLOCKS(q6_k, 256, 210, 16)
+
 static const struct quant_format quant_formats[TENSOR_TYPES] = {
-    [TENSOR_Q4_0] = {32, 18, 32, 8, false, unpack_q4_0},
-    [TENSOR_Q4_1] = {32, 20, 32, 0, true, unpack_q4_1},
-    [TENSOR_Q5_0] = {32, 22, 32, 16, false, unpack_q5_0},
-    [TENSOR_Q5_1] = {32, 24, 32, 0, true, unpack_q5_1},
-    [TENSOR_Q8_0] = {32, 34, 32, 128, false, unpack_q8_0},
-    [TENSOR_Q4_K] = {256, 144, 32, 0, true, unpack_q4_k},
-    [TENSOR_Q5_K] = {256, 176, 32, 0, true, unpack_q5_k},
-    [TENSOR_Q6_K] = {256, 210, 16, 32, false, unpack_q6_k},
+    [TENSOR_Q4_0] = {32, 18, 32, 8, false, unpack_blocks_q4_0},
+    [TENSOR_Q4_1] = {32, 20, 32, 0, true, unpack_blocks_q4_1},
+    [TENSOR_Q5_0] = {32, 22, 32, 16, false, unpack_blocks_q5_0},
+    [TENSOR_Q5_1] = {32, 24, 32, 0, true, unpack_blocks_q5_1},
+    [TENSOR_Q8_0] = {32, 34, 32, 128, false, unpack_blocks_q8_0},
+    [TENSOR_Q4_K] = {256, 144, 32, 0, true, unpack_blocks_q4_k},
+    [TENSOR_Q5_K] = {256, 176, 32, 0, true, unpack_blocks_q5_k},
+    [TENSOR_Q6_K] = {256, 210, 16, 32, false, unpack_blocks_q6_k},
 };
 
 /* NULL for F32, F16 and BF16. */
