@@ -71,14 +71,51 @@ static void add_low_rank(struct worker *w, struct session *s, const struct produ
     team_barrier(w);
 }
 
+static void multiply(struct worker *w, struct session *s, const struct product *products, int n_products,
+                     struct acts *acts) {
+    acts_prepare(w, s->model->kernels, acts);
+    matmul(w, s->model->kernels, products, n_products, acts, s->scratch);
+    team_barrier(w);
+}
+
+static void add_low_ranks(struct worker *w, struct session *s, const struct product *products, int n_products,
+                          const struct acts *acts) {
+    for (int i = 0; i < n_products; i++)
+        if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
+}
+
 static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
                     const float *x, int n, int cols) {
     struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
-    acts_prepare(w, s->model->kernels, &acts);
-    matmul(w, s->model->kernels, products, n_products, &acts, s->scratch);
-    team_barrier(w);
-    for (int i = 0; i < n_products; i++)
-        if (products[i].w->lora) add_low_rank(w, s, &products[i], &acts);
+    multiply(w, s, products, n_products, &acts);
+    add_low_ranks(w, s, products, n_products, &acts);
+}
+
+#define MAX_PRODUCTS 3
+
+/* As project(), with activations of 16 bits in two parts. Used where rounding costs the most accuracy for the least
+ * time: q, k and v of prompts, whose errors softmax amplifies, and the output head. A generated token has the
+ * weights to wait for and stays with 8 bits. */
+static void project_precisely(struct worker *w, struct session *s, const struct product *products, int n_products,
+                              const float *x, int n, int cols) {
+    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
+    multiply(w, s, products, n_products, &acts);
+    if (s->phase != PHASE_GENERATE && !s->model->exact && cols % 32 == 0) {
+        struct product rest[MAX_PRODUCTS];
+        for (int i = 0; i < n_products; i++) {
+            rest[i] = products[i];
+            rest[i].add = true;
+        }
+        int begin = 0, end = 1;
+        float *own = s->residual + (n == 1 ? (size_t)w->id * (size_t)cols : 0);
+        if (n > 1) worker_range(w, n, 1, &begin, &end);
+        void *q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(1, cols);
+        for (int i = begin; i < end; i++)
+            acts_residual(s->model->kernels, &acts, i, q8, own + (size_t)i * (size_t)cols);
+        struct acts rest_acts = {.n = n, .cols = cols, .f32 = own, .q8 = s->q8};
+        multiply(w, s, rest, n_products, &rest_acts);
+    }
+    add_low_ranks(w, s, products, n_products, &acts);
 }
 
 /* Bias and norm of the heads of one token's q, k or v. */
@@ -135,7 +172,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
         {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
     };
-    project(w, s, qkv, 3, x_norm, s->n, c->n_embd);
+    project_precisely(w, s, qkv, 3, x_norm, s->n, c->n_embd);
     if (layer->bq.data || layer->bk.data || layer->bv.data || layer->q_norm.data || layer->k_norm.data)
         finish_qkv(w, s, layer);
 
@@ -239,7 +276,7 @@ static void output_head(struct worker *w, void *arg) {
     const struct config *c = &s->model->config;
     float *x_norm = norm_rows(w, s, s->x + (size_t)job->row * c->n_embd, job->n, &s->model->output_norm);
     const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
-    project(w, s, &out, 1, x_norm, job->n, c->n_embd);
+    project_precisely(w, s, &out, 1, x_norm, job->n, c->n_embd);
 }
 
 void session_logits(struct session *s, int row, int n_rows, float *logits) {
@@ -284,6 +321,8 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->expanded, n * sizeof(int)},
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
         {&s->q8, acts_bytes((int)rows, widest)},
+        {&s->residual, rows * c->n_embd * sizeof(float)},
+        {&s->row_q8, n_threads * acts_bytes(1, c->n_embd)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
         {&s->attn_scratch, most_scratch(s)},
     };

@@ -118,6 +118,8 @@ struct session {
     int *expanded;                /* [n] tokens with landmarks between them */
     float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */
     void *q8;                     /* quantised activations */
+    float *residual;              /* [max(n, n_threads), n_embd] what their 8 bits leave out */
+    void *row_q8;                 /* one quantised row of each worker */
     void *scratch;                /* matmul scratch of all workers */
     void *attn_scratch;           /* the attention layers' */
     void *buffers;                /* the block that holds all of these */

@@ -53,6 +53,10 @@ size_t acts_bytes(int n, int cols);
  * with a barrier where one is needed, so products may follow at once. */
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a);
 
+/* What 8 bits leave out of a row: out [cols] = row - its quantised form. Products of it, added to those of the
+ * row, are as good as with 16 bits. q8 is acts_bytes(1, cols) of scratch. cols is a multiple of 32. */
+void acts_residual(const struct kernels *k, const struct acts *a, int row, void *q8, float *out);
+
 struct product {
     const struct weight *w; /* [rows, cols] */
     float *y;               /* [n, y_stride]: row i gets W a_i */
