@@ -15,8 +15,8 @@
 #include <string.h>
 
 #include "../kernels/sparse.h"
-#include "ascending.h"
 #include "dense.h"
+#include "sparse.h"
 
 #define FEW_ROWS 16     /* tokens x group up to which the decoding form is used */
 #define SLICE 768       /* query rows: many, so that each block has enough of them */
@@ -43,8 +43,6 @@ struct moba {
     double *attended;       /* [H] entries, summed over generated tokens */
 };
 
-static int group_size(const struct attn_layer *layer) { return layer->shape->n_head / layer->shape->n_head_kv; }
-
 /* ---- scratch memory --------------------------------------------------------------- */
 
 struct moba_scratch {
@@ -63,13 +61,6 @@ struct moba_scratch {
     uintptr_t end;
 };
 
-/* The next so many bytes of *at, which stays aligned. */
-static void *take(uintptr_t *at, size_t bytes) {
-    void *p = (void *)*at;
-    *at += (bytes + 63) / 64 * 64;
-    return p;
-}
-
 /* Rows in a slice: whole tokens. */
 static int slice_rows(const struct attn_layer *layer) {
     int group = group_size(layer);
@@ -82,8 +73,9 @@ static struct moba_scratch moba_scratch(const struct attn_layer *layer, int work
     struct moba_scratch t = {.stride = s->n_ctx / params->block + 2};
     uintptr_t at = (uintptr_t)layer->scratch;
     size_t stride = (size_t)t.stride, slice = (size_t)slice_rows(layer);
+    size_t rows = (size_t)s->max_batch * (size_t)s->n_head;
     size_t most = params->topk < t.stride ? (size_t)params->topk : stride;
-    t.states = take(&at, (size_t)s->max_batch * (size_t)s->n_head * ATTEND_STATE(s->head_dim) * sizeof(float));
+    t.states = take(&at, rows * ATTEND_STATE(s->head_dim) * sizeof(float));
     for (int i = 0; i <= worker; i++) {
         t.packed = take(&at, PACKED / ATTEND_BLOCK * s->attend->block_bytes(s->head_dim));
         t.gates = take(&at, (size_t)group_size(layer) * stride * sizeof(float));
@@ -106,7 +98,9 @@ static size_t moba_scratch_bytes(const struct attn_layer *layer) {
 
 /* ---- the blocks ----------------------------------------------------------------------- */
 
-static float *block_sum(const struct blocks *blocks, int j, int d) { return blocks->sum + (size_t)j * (size_t)d; }
+static float *block_sum(const struct blocks *blocks, int j, int d) {
+    return blocks->sum + (size_t)j * (size_t)d;
+}
 
 static int blocks_reserve(struct blocks *blocks, int n, int d) {
     if (n <= blocks->cap) return 0;
@@ -191,18 +185,15 @@ static void add_keys(struct attn_layer *layer, const struct attn_batch *b, struc
     const struct moba_params *params = layer->params;
     const struct moba *moba = layer->state;
     for (int g; (g = team_next(w)) < s->n_head_kv;)
-        for (int i = 0; i < b->n; i++)
-            blocks_add(&moba->blocks[g], layer->cache.heads[g].n + i, (b->pos + i) / params->block,
-                       b->k + ((size_t)i * (size_t)s->n_head_kv + (size_t)g) * (size_t)s->head_dim, s->head_dim);
+        for (int i = 0; i < b->n; i++) {
+            const float *key = b->k + ((size_t)i * (size_t)s->n_head_kv + (size_t)g) * (size_t)s->head_dim;
+            int entry = layer->cache.heads[g].n + i, id = (b->pos + i) / params->block;
+            blocks_add(&moba->blocks[g], entry, id, key, s->head_dim);
+        }
     team_barrier(w);
 }
 
 /* ---- which blocks a row attends to --------------------------------------------------------- */
-
-static const float *query(const struct attn_layer *layer, const struct attn_batch *b, int token, int head) {
-    const struct attn_shape *s = layer->shape;
-    return b->q + ((size_t)token * (size_t)s->n_head + (size_t)head) * (size_t)s->head_dim;
-}
 
 static int own_block(const struct attn_layer *layer, const struct attn_batch *b, const struct blocks *blocks,
                      int token) {
@@ -221,10 +212,12 @@ static void gate(const struct attn_layer *layer, const struct blocks *blocks, co
     };
     layer->shape->attend->scores(&sums, 0, n, q, (size_t)d, m, t->gates, (size_t)t->stride);
     for (int h = 0; h < m; h++)
-        for (int j = 0; j < n; j++) t->gates[h * t->stride + j] /= (float)(blocks->start[j + 1] - blocks->start[j]);
+        for (int j = 0; j < n; j++)
+            t->gates[h * t->stride + j] /= (float)(blocks->start[j + 1] - blocks->start[j]);
 }
 
-/* The blocks that a row attends to, ascending, given the gates of the `own` ones before its own. Returns how many. */
+/* The blocks that a row attends to, ascending, given the gates of the `own` ones before its own. Returns how
+ * many. */
 static int choose(const struct attn_layer *layer, const float *gates, int own, int *chosen,
                   const struct moba_scratch *t) {
     const struct moba_params *params = layer->params;
@@ -268,8 +261,8 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struc
 /* ---- many tokens ----------------------------------------------------------------------------- */
 
 /* Finds the blocks of rows [first, first + count) of a KV head; a row is token * group + query head. */
-static void choose_rows(const struct attn_layer *layer, const struct attn_batch *b, int g, int first, int count,
-                        int most, const struct moba_scratch *t) {
+static void choose_rows(const struct attn_layer *layer, const struct attn_batch *b, int g, int first,
+                        int count, int most, const struct moba_scratch *t) {
     const struct moba *moba = layer->state;
     const struct blocks *blocks = &moba->blocks[g];
     int group = group_size(layer);
@@ -281,7 +274,8 @@ static void choose_rows(const struct attn_layer *layer, const struct attn_batch 
     }
 }
 
-/* Turns each row's blocks into each block's rows: those of block j are t->rows[t->begin[j] .. t->begin[j + 1]). */
+/* Turns each row's blocks into each block's rows: those of block j are t->rows[t->begin[j]] and on, up to
+ * t->begin[j + 1]. */
 static void sort_by_block(int n_blocks, int count, int most, const struct moba_scratch *t) {
     memset(t->begin, 0, ((size_t)n_blocks + 1) * sizeof *t->begin);
     for (int r = 0; r < count; r++)
@@ -293,8 +287,8 @@ static void sort_by_block(int n_blocks, int count, int most, const struct moba_s
 }
 
 /* Rows attend to the entries [begin, end) of a block. */
-static void attend_block(const struct attn_layer *layer, int g, int begin, int end, const struct attend_row *rows,
-                         int m, const struct moba_scratch *t) {
+static void attend_block(const struct attn_layer *layer, int g, int begin, int end,
+                         const struct attend_row *rows, int m, const struct moba_scratch *t) {
     const struct attend_kernels *a = layer->shape->attend;
     struct kv_view kv = kv_view(&layer->cache, g);
     if (m < MIN_PACKED) {
@@ -310,14 +304,15 @@ static void attend_block(const struct attn_layer *layer, int g, int begin, int e
     }
 }
 
-static void attend_slice(const struct attn_layer *layer, const struct attn_batch *b, int g, int first, int count,
-                         const struct moba_scratch *t) {
+static void attend_slice(const struct attn_layer *layer, const struct attn_batch *b, int g, int first,
+                         int count, const struct moba_scratch *t) {
     const struct attn_shape *s = layer->shape;
     const struct moba_params *params = layer->params;
     const struct moba *moba = layer->state;
     const struct blocks *blocks = &moba->blocks[g];
     int group = group_size(layer), most = params->topk < t->stride ? params->topk : t->stride;
-    float *states = t->states + ((size_t)g * (size_t)(b->n * group) + (size_t)first) * ATTEND_STATE(s->head_dim);
+    size_t first_row = (size_t)g * (size_t)(b->n * group) + (size_t)first;
+    float *states = t->states + first_row * ATTEND_STATE(s->head_dim);
     for (int r = 0; r < count; r++) attend_init(states + (size_t)r * ATTEND_STATE(s->head_dim), s->head_dim);
     choose_rows(layer, b, g, first, count, most, t);
     sort_by_block(blocks->n, count, most, t);
@@ -370,9 +365,12 @@ static int moba_reserve(struct attn_layer *layer, const struct attn_batch *b, st
     const struct moba_params *params = layer->params;
     const struct moba *moba = layer->state;
     if (kv_reserve(&layer->cache, b->n, err)) return -1;
-    for (int g = 0; g < layer->shape->n_head_kv; g++)
-        if (blocks_reserve(&moba->blocks[g], moba->blocks[g].n + b->n / params->block + 2, layer->shape->head_dim))
-            return fail(err, "out of memory for the blocks of --attn moba: use larger ones or a smaller context (-c)");
+    for (int g = 0; g < layer->shape->n_head_kv; g++) {
+        int n = moba->blocks[g].n + b->n / params->block + 2;
+        if (blocks_reserve(&moba->blocks[g], n, layer->shape->head_dim))
+            return fail(err, "out of memory for %d blocks of --attn moba: use larger ones or a smaller "
+                        "context (-c)", n);
+    }
     return 0;
 }
 
@@ -445,10 +443,13 @@ static int moba_state(struct attn_layer *layer, struct state_io *io, struct erro
         const struct kv_head *head = &layer->cache.heads[g];
         struct blocks *blocks = &moba->blocks[g];
         if (!io->saving) {
-            int n = 0; /* the blocks follow from the positions; only their sums are in the file */
-            for (int i = 0; i < head->n; i++) n += i == 0 || head->pos[i] / params->block != head->pos[i - 1] / params->block;
-            if (blocks_reserve(blocks, n, d)) return fail(err, "out of memory for the blocks of --attn moba");
+            /* The blocks follow from the positions; only their sums are in the file. */
             static const float zero[KV_MAX_DIM];
+            int n = 0;
+            for (int i = 0; i < head->n; i++)
+                n += i == 0 || head->pos[i] / params->block != head->pos[i - 1] / params->block;
+            if (blocks_reserve(blocks, n, d))
+                return fail(err, "out of memory for %d blocks of --attn moba", n);
             for (int i = 0; i < head->n; i++) blocks_add(blocks, i, head->pos[i] / params->block, zero, d);
         }
         if (blocks->n) state_bytes(io, blocks->sum, (size_t)blocks->n * (size_t)d * sizeof(float));
@@ -459,10 +460,12 @@ static int moba_state(struct attn_layer *layer, struct state_io *io, struct erro
 #define FIELD(name) offsetof(struct moba_params, name)
 
 static const struct param moba_params[] = {
-    {"block", PARAM_INT, FIELD(block), 64, 1, 1 << 30, NULL, "attention.moba.block_size", "positions per block"},
+    {"block", PARAM_INT, FIELD(block), 64, 1, 1 << 30, NULL, "attention.moba.block_size",
+     "positions per block"},
     {"topk", PARAM_INT, FIELD(topk), 16, 1, 1 << 30, NULL, "attention.moba.top_k",
      "blocks that a query attends to, its own included"},
-    {"decode", PARAM_CHOICE, FIELD(decode), DECODE_SPARSE, 0, 0, "sparse|dense", NULL, "attention of generated tokens"},
+    {"decode", PARAM_CHOICE, FIELD(decode), DECODE_SPARSE, 0, 0, "sparse|dense", NULL,
+     "attention of generated tokens"},
     {0},
 };
 

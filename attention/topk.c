@@ -21,8 +21,8 @@
 
 #include "../alloc.h"
 #include "../kernels/sparse.h"
-#include "ascending.h"
 #include "dense.h"
+#include "sparse.h"
 
 #define GROUP_ENTRIES (PAGE * PAGE_GROUP)
 #define MAX_PROBE 16     /* keys scored per key that is to be found */
@@ -42,7 +42,7 @@ struct topk_params {
 struct pages {
     int n, cap;        /* groups of PAGE_GROUP pages */
     uint8_t *groups;   /* [cap] of page_group_bytes() */
-    int *start;        /* [cap * PAGE_GROUP + 1] first entry of each page; the last page ends where the next began */
+    int *start;        /* [cap * PAGE_GROUP + 1] first entry of each page, and the end of the last */
 };
 
 /* With recall=1, summed over rows. One per worker. */
@@ -79,27 +79,20 @@ struct topk_scratch {
     uintptr_t end;
 };
 
-/* The next so many numbers of 4 bytes of *at, which stays aligned. */
-static void *take(uintptr_t *at, size_t n) {
-    void *p = (void *)*at;
-    *at += (n + 15) / 16 * 64;
-    return p;
-}
-
 static struct topk_scratch topk_scratch(const struct attn_layer *layer, int worker) {
     const struct attn_shape *s = layer->shape;
     uintptr_t at = (uintptr_t)layer->scratch;
     struct topk_scratch t = {.stride = ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16};
-    t.scores = take(&at, (size_t)s->n_head * t.stride);
-    t.chosen_scores = take(&at, (size_t)s->n_head * t.stride);
-    t.chosen = take(&at, (size_t)s->n_head_kv * t.stride);
-    t.n_chosen = take(&at, (size_t)s->n_head_kv);
+    t.scores = take(&at, (size_t)s->n_head * t.stride * sizeof(float));
+    t.chosen_scores = take(&at, (size_t)s->n_head * t.stride * sizeof(float));
+    t.chosen = take(&at, (size_t)s->n_head_kv * t.stride * sizeof(int));
+    t.n_chosen = take(&at, (size_t)s->n_head_kv * sizeof(int));
     for (int i = 0; i <= worker; i++) {
-        t.own = take(&at, t.stride);
-        t.spare = take(&at, t.stride);
-        t.list = take(&at, t.stride);
-        t.best = take(&at, t.stride);
-        t.state = take(&at, ATTEND_STATE(s->head_dim));
+        t.own = take(&at, t.stride * sizeof(float));
+        t.spare = take(&at, t.stride * sizeof(float));
+        t.list = take(&at, t.stride * sizeof(int));
+        t.best = take(&at, t.stride * sizeof(int));
+        t.state = take(&at, ATTEND_STATE(s->head_dim) * sizeof(float));
     }
     t.end = at;
     return t;
@@ -123,16 +116,15 @@ static struct sight see(const struct attn_layer *layer, const struct attn_batch 
     if (s.end < s.begin) s.end = s.begin;
     if (params->index == INDEX_PAGE) {
         const struct pages *pages = &topk->pages[g];
-        int n = pages->n;
-        while (n > 0 && pages->start[n * PAGE_GROUP] > s.limit) n--; /* tokens of this batch must not see later ones */
+        int n = pages->n; /* without those that later tokens of the batch have completed */
+        while (n > 0 && pages->start[n * PAGE_GROUP] > s.limit) n--;
         s.n_pages = first_at(pages->start, n * PAGE_GROUP, s.end);
     }
     return s;
 }
 
-static int group_size(const struct attn_layer *layer) { return layer->shape->n_head / layer->shape->n_head_kv; }
-
-/* Pages that the query heads of a group read: on SmolLM2 they contain 95 % of each head's 128 best of 8192 keys. */
+/* Pages that the query heads of a group read. On SmolLM2 they hold 95 % of each head's 128 best of 8192
+ * keys. */
 static int pages_to_read(const struct attn_layer *layer) {
     const struct topk_params *params = layer->params;
     int probe = 8 + 2 * group_size(layer);
@@ -141,15 +133,11 @@ static int pages_to_read(const struct attn_layer *layer) {
     return keys / PAGE < 1 << 28 ? (int)(keys / PAGE) : 1 << 28;
 }
 
-/* Whether the row's candidates are chosen with the help of pages. */
+/* Whether the row's candidates are chosen with the help of pages: not where most would be read anyway. */
 static bool by_pages(const struct attn_layer *layer, const struct sight *s) {
     const struct topk_params *params = layer->params;
-    return params->index == INDEX_PAGE && s->end - s->begin > params->k && s->n_pages > pages_to_read(layer);
-}
-
-static const float *query(const struct attn_layer *layer, const struct attn_batch *b, int token, int head) {
-    const struct attn_shape *s = layer->shape;
-    return b->q + ((size_t)token * (size_t)s->n_head + (size_t)head) * (size_t)s->head_dim;
+    return params->index == INDEX_PAGE && s->end - s->begin > params->k &&
+           s->n_pages / 2 > pages_to_read(layer);
 }
 
 /* ---- the pages ------------------------------------------------------------------------ */
@@ -200,11 +188,13 @@ static void extend_pages(struct attn_layer *layer, const struct attn_batch *b, s
     }
     team_barrier(w);
     if (w->id == 0)
-        for (int g = 0; g < G; g++) topk->pages[g].n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n);
+        for (int g = 0; g < G; g++)
+            topk->pages[g].n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n);
     team_barrier(w);
 }
 
-/* Pages get shorter where entries go, which leaves their bounds valid. When they are half empty, all are made anew. */
+/* Pages get shorter where entries go, which leaves their ranges valid. When they are half empty, all are made
+ * anew. */
 static void topk_dropped(struct attn_layer *layer, int head, const int *keep, int n) {
     const struct topk *topk = layer->state;
     if (!topk->pages) return;
@@ -222,8 +212,8 @@ static void topk_dropped(struct attn_layer *layer, int head, const int *keep, in
 
 /* ---- first step: scores of keys, or how far pages may reach -------------------------------- */
 
-static void score_keys(const struct attn_layer *layer, const float *q, const struct sight *s, int g, int chunk,
-                       float *scores, size_t stride) {
+static void score_keys(const struct attn_layer *layer, const float *q, const struct sight *s, int g,
+                       int chunk, float *scores, size_t stride) {
     const struct attn_shape *shape = layer->shape;
     struct kv_view kv = kv_view(&layer->cache, g);
     int begin = chunk * CHUNK, end = begin + CHUNK;
@@ -234,19 +224,21 @@ static void score_keys(const struct attn_layer *layer, const float *q, const str
                               scores + begin, stride);
 }
 
-static void score_pages(const struct attn_layer *layer, const float *q, const struct sight *s, int g, int chunk,
-                        float *reach, size_t stride) {
+static void score_pages(const struct attn_layer *layer, const float *q, const struct sight *s, int g,
+                        int chunk, float *reach, size_t stride) {
     const struct attn_shape *shape = layer->shape;
     const struct topk *topk = layer->state;
     int first = chunk * (CHUNK / GROUP_ENTRIES), last = first + CHUNK / GROUP_ENTRIES;
-    for (int i = first; i < last && i * PAGE_GROUP < s->n_pages; i++)
-        topk->sparse->reach(shape->head_dim, topk->pages[g].groups + (size_t)i * page_group_bytes(shape->head_dim), q,
-                            (size_t)shape->head_dim, group_size(layer), reach + i * PAGE_GROUP, stride);
+    for (int i = first; i < last && i * PAGE_GROUP < s->n_pages; i++) {
+        const uint8_t *pages = topk->pages[g].groups + (size_t)i * page_group_bytes(shape->head_dim);
+        topk->sparse->reach(shape->head_dim, pages, q, (size_t)shape->head_dim, group_size(layer),
+                            reach + i * PAGE_GROUP, stride);
+    }
 }
 
 /* A chunk of entries, or the pages of as many, for all query heads of a group. */
-static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g, int chunk,
-                        const struct topk_scratch *t) {
+static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g,
+                        int chunk, const struct topk_scratch *t) {
     const struct topk_params *params = layer->params;
     struct sight s = see(layer, b, g, token);
     int head = g * group_size(layer);
@@ -262,8 +254,10 @@ static int append_range(int *list, int n, int begin, int end) {
     return n;
 }
 
-/* The candidates in the pages that reach furthest for any query head of the group, and those that have no page. */
-static void choose_pages(const struct attn_layer *layer, const struct sight *s, int g, const struct topk_scratch *t) {
+/* The candidates in the pages that reach furthest for any query head of the group, and those that have no
+ * page. */
+static void choose_pages(const struct attn_layer *layer, const struct sight *s, int g,
+                         const struct topk_scratch *t) {
     const struct topk *topk = layer->state;
     const int *start = topk->pages[g].start;
     const float *reach = t->scores + (size_t)(g * group_size(layer)) * t->stride;
@@ -287,7 +281,8 @@ static void choose_pages(const struct attn_layer *layer, const struct sight *s, 
 
 /* Asks for a row that lies anywhere in memory before it is needed. */
 static void prefetch_row(const uint8_t *rows, int i, size_t row_bytes) {
-    for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(rows + (size_t)i * row_bytes + byte);
+    const uint8_t *row = rows + (size_t)i * row_bytes;
+    for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte);
 }
 
 /* Scores of chosen keys [first, last) for all query heads of a group. */
@@ -300,12 +295,13 @@ static void score_chosen(const struct attn_layer *layer, const float *q, int g, 
     for (int i = first, next, ahead = first; i < last; i = next) {
         for (; ahead < last && ahead < i + AHEAD; ahead++) prefetch_row(kv.k, chosen[ahead], kv.k_row_bytes);
         for (next = i + 1; next < last && chosen[next] == chosen[next - 1] + 1; next++) ;
-        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, q, (size_t)shape->head_dim, group_size(layer),
-                              scores + i, t->stride);
+        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, q, (size_t)shape->head_dim,
+                              group_size(layer), scores + i, t->stride);
     }
 }
 
-static void read_pages(const struct attn_layer *layer, const struct attn_batch *b, int token, struct worker *w) {
+static void read_pages(const struct attn_layer *layer, const struct attn_batch *b, int token,
+                       struct worker *w) {
     struct topk_scratch t = topk_scratch(layer, w->id);
     int G = layer->shape->n_head_kv, most = 0;
     for (int g; (g = team_next(w)) < G;) {
@@ -328,18 +324,19 @@ static void read_pages(const struct attn_layer *layer, const struct attn_batch *
 /* ---- last step: the k best, and attention to them -------------------------------------------- */
 
 /* What the row attends to, ascending: to t->list. Returns how many. */
-static int choose(const struct attn_layer *layer, const struct sight *s, int head, const struct topk_scratch *t) {
+static int choose(const struct attn_layer *layer, const struct sight *s, int head,
+                  const struct topk_scratch *t) {
     const struct topk_params *params = layer->params;
     const struct topk *topk = layer->state;
-    int g = head / group_size(layer), n;
+    int g = head / group_size(layer), candidates = s->end - s->begin, n;
     size_t row = (size_t)head * t->stride;
-    if (s->end - s->begin <= params->k) return append_range(t->list, 0, 0, s->limit);
+    if (candidates <= params->k) return append_range(t->list, 0, 0, s->limit);
     if (by_pages(layer, s)) {
         const int *chosen = t->chosen + (size_t)g * t->stride;
         n = select_best(topk->sparse, t->chosen_scores + row, t->n_chosen[g], params->k, t->best, t->spare);
         for (int i = 0; i < n; i++) t->best[i] = chosen[t->best[i]];
     } else {
-        n = select_best(topk->sparse, t->scores + row + s->begin, s->end - s->begin, params->k, t->best, t->spare);
+        n = select_best(topk->sparse, t->scores + row + s->begin, candidates, params->k, t->best, t->spare);
         for (int i = 0; i < n; i++) t->best[i] += s->begin;
     }
     append_range(t->list, 0, 0, s->begin);
@@ -366,7 +363,8 @@ static void measure_row(const struct attn_layer *layer, const struct sight *s, i
     struct kv_view kv = kv_view(&layer->cache, g);
     float *scores = t->own, most = -INFINITY;
     layer->shape->attend->scores(&kv, 0, s->limit, q, 0, 1, scores, 0);
-    int wanted = select_best(topk->sparse, scores + s->begin, s->end - s->begin, params->k, t->best, t->spare);
+    int candidates = s->end - s->begin;
+    int wanted = select_best(topk->sparse, scores + s->begin, candidates, params->k, t->best, t->spare);
     for (int i = 0; i < wanted; i++) t->best[i] += s->begin;
     int found = in_both(t->best, wanted, t->list, n);
     double all = 0, kept = 0;
@@ -439,7 +437,8 @@ static int topk_reserve(struct attn_layer *layer, const struct attn_batch *b, st
     for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++)
         if (pages_reserve(&topk->pages[g], groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n),
                           layer->shape->head_dim))
-            return fail(err, "out of memory for the pages of --attn topk: use index=exact or a smaller context (-c)");
+            return fail(err, "out of memory for the pages of --attn topk: use index=exact or a smaller "
+                        "context (-c)");
     return 0;
 }
 
@@ -476,7 +475,8 @@ static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats)
     for (int g = 0; g < layer->cache.n_head_kv; g++) {
         entries += layer->cache.heads[g].n;
         if (topk->pages)
-            bytes += (size_t)topk->pages[g].cap * (page_group_bytes(layer->shape->head_dim) + PAGE_GROUP * sizeof(int));
+            bytes += (size_t)topk->pages[g].cap *
+                     (page_group_bytes(layer->shape->head_dim) + PAGE_GROUP * sizeof(int));
     }
     *stats = (struct attn_stats){
         .bytes = bytes,
@@ -525,10 +525,12 @@ static int topk_state(struct attn_layer *layer, struct state_io *io, struct erro
 #define FIELD(name) offsetof(struct topk_params, name)
 
 static const struct param topk_params[] = {
-    {"k", PARAM_INT, FIELD(k), 128, 0, 1 << 30, NULL, "attention.topk.k", "best keys that a query attends to"},
+    {"k", PARAM_INT, FIELD(k), 128, 0, 1 << 30, NULL, "attention.topk.k",
+     "best keys that a query attends to"},
     {"recent", PARAM_INT, FIELD(recent), 64, 1, 1 << 30, NULL, NULL, "newest keys, always attended to"},
     {"sink", PARAM_INT, FIELD(sink), 4, 0, 1 << 30, NULL, NULL, "positions below this, always attended to"},
-    {"prefill", PARAM_CHOICE, FIELD(prefill), PREFILL_DENSE, 0, 0, "dense|sparse", NULL, "attention of prompt tokens"},
+    {"prefill", PARAM_CHOICE, FIELD(prefill), PREFILL_DENSE, 0, 0, "dense|sparse", NULL,
+     "attention of prompt tokens"},
     {"index", PARAM_CHOICE, FIELD(index), INDEX_PAGE, 0, 0, "exact|page", NULL,
      "score every key, or those in promising pages"},
     {"recall", PARAM_BOOL, FIELD(recall), 0, 0, 1, NULL, NULL,

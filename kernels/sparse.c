@@ -5,8 +5,8 @@ size_t page_group_bytes(int d) { return (size_t)page_width(d) * (PAGE_GROUP / 2 
 /* ---- building ---------------------------------------------------------------- */
 
 /* Smallest and largest value of each channel in every page, [PAGE_GROUP][width]. */
-static void page_ranges(const struct attend_kernels *a, const struct kv_view *kv, int begin, int width, float *low,
-                        float *high) {
+static void page_ranges(const struct attend_kernels *a, const struct kv_view *kv, int begin, int width,
+                        float *low, float *high) {
     _Alignas(64) float key[KV_MAX_DIM];
     for (int i = 0; i < PAGE * PAGE_GROUP; i++) {
         float *least = low + i / PAGE * width, *most = high + i / PAGE * width;
@@ -48,8 +48,9 @@ void page_group_build(const struct attend_kernels *a, const struct kv_view *kv, 
         step[c] = (most - least) / PAGE_CODES;
         float inverse = step[c] > 0 ? 1 / step[c] : 0;
         for (int p = 0; p < PAGE_GROUP; p++) {
-            int pair = page_code(low[p * width + c], least, inverse) | page_code(high[p * width + c], least, inverse) << 2;
-            codes[page_byte(width, p, c)] |= (uint8_t)(pair << page_shift(c));
+            int first = page_code(low[p * width + c], least, inverse);
+            int last = page_code(high[p * width + c], least, inverse);
+            codes[page_byte(width, p, c)] |= (uint8_t)((first | last << 2) << page_shift(c));
         }
     }
 }
@@ -72,8 +73,8 @@ static float from_ordinal(int32_t i) {
     return x;
 }
 
-/* The largest value that k or more of x [n] reach, or a smaller one that exactly k reach. By bisection: counting
- * takes a fraction of a cycle per value. */
+/* The largest value that k or more of x [n] reach, or a smaller one that exactly k reach. By bisection:
+ * counting takes a fraction of a cycle per value. */
 static float least_of_best(const struct sparse_kernels *s, const float *x, int n, int k) {
     int64_t reached = ordinal(-INFINITY), missed = (int64_t)ordinal(INFINITY) + 1;
     while (missed - reached > 1) {
@@ -102,7 +103,8 @@ int select_best(const struct sparse_kernels *s, const float *x, int n, int k, in
 
     for (int i = 0; i < count; i++) spare[i] = x[best[i]];
     float least = least_of_best(s, spare, count, k);
-    int surplus = s->count(spare, count, least) - k, kept = 0; /* so many of those equal to the least, the last ones */
+    int surplus = s->count(spare, count, least) - k, kept = 0;
+    /* So many of those equal to the least are too many: the last ones. */
     for (int i = count - 1; surplus > 0; i--) {
         if (spare[i] != least) continue;
         spare[i] = NAN;
@@ -140,7 +142,8 @@ static void page_weights(int d, const struct page_group *g, const float *q, stru
     }
 }
 
-static void reach_c(int d, const void *group, const float *q, size_t q_stride, int m, float *reach, size_t stride) {
+static void reach_c(int d, const void *group, const float *q, size_t q_stride, int m, float *reach,
+                    size_t stride) {
     struct page_group g = page_group(d, group);
     for (int r = 0; r < m; r++) {
         struct weights w;
@@ -171,7 +174,9 @@ static int at_least_c(const float *x, int n, float least, int *index) {
     return count;
 }
 
-const struct sparse_kernels sparse_c = {.isa = "c", .reach = reach_c, .count = count_c, .at_least = at_least_c};
+const struct sparse_kernels sparse_c = {
+    .isa = "c", .reach = reach_c, .count = count_c, .at_least = at_least_c,
+};
 
 static const struct {
     const char *isa;

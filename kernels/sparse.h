@@ -24,7 +24,8 @@ struct sparse_kernels {
 
     /* How high the scores of m queries q + r * q_stride may reach in each page of a group:
      * reach[r * stride + page]. */
-    void (*reach)(int d, const void *group, const float *q, size_t q_stride, int m, float *reach, size_t stride);
+    void (*reach)(int d, const void *group, const float *q, size_t q_stride, int m, float *reach,
+                  size_t stride);
 
     /* How many of x [n] are >= least; the same, with their indices, ascending. */
     int (*count)(const float *x, int n, float least);
@@ -38,8 +39,10 @@ void page_group_build(const struct attend_kernels *a, const struct kv_view *kv, 
 size_t page_group_bytes(int d);
 
 /* Writes the indices of the k largest of x [n] to best [n], ascending, and returns their number: k, or fewer
- * where there are not as many (a NaN is never one). Of equal values the first wins. spare [n] is overwritten. */
+ * where there are not as many (a NaN is never one). Of equal values the first wins. spare [n] is
+ * overwritten. */
 int select_best(const struct sparse_kernels *s, const float *x, int n, int k, int *best, float *spare);
 
-/* A value that probably somewhat more than k of x [n] reach, from a sample; -INFINITY where too few are left over. */
+/* A value that probably somewhat more than k of x [n] reach, from a sample; -INFINITY where k is close to n.
+ * spare has room for 512 values. */
 float guess_least(const struct sparse_kernels *s, const float *x, int n, int k, float *spare);

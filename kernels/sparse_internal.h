@@ -17,8 +17,8 @@ extern const struct sparse_kernels sparse_c, sparse_avx2, sparse_avx512, sparse_
  *     uint8_t codes[PAGE_GROUP / PAGE_LANES][width / 8][PAGE_LANES][4]
  *     float base[width], step[width]
  *
- * From its lowest bits on, a byte has the codes of a page's smallest and largest key in channel 8 i + j, then those
- * in channel 8 i + 4 + j. A code stands for base + step * code. */
+ * From its lowest bits on, a byte has the codes of a page's smallest and largest key in channel 8 i + j, then
+ * those in channel 8 i + 4 + j. A code stands for base + step * code. */
 struct page_group {
     int width;
     const uint8_t *codes;

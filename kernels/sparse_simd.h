@@ -48,17 +48,19 @@ static void page_weights(int d, const struct page_group *g, const float *query, 
 }
 
 /* All pages of a group for R queries. */
-static inline __attribute__((always_inline)) void reach_rows(const struct page_group *g, const struct weights *w,
-                                                             int R, float *reach, size_t stride) {
+static inline __attribute__((always_inline)) void
+reach_rows(const struct page_group *g, const struct weights *w, int R, float *reach, size_t stride) {
     const ivec mask = i_bytes(PAGE_CODES);
     size_t group_bytes = (size_t)g->width * (PAGE_GROUP / 2 + 2 * sizeof(float));
+    /* The next group, which is likely to follow, is asked for while this one is read. */
+    for (int c = 0; c < 2 * g->width; c += 16) __builtin_prefetch((const char *)(g->base + c) + group_bytes);
     for (int p = 0; p < PAGE_GROUP; p += LANES) {
         const uint8_t *codes = g->codes + p / PAGE_LANES * g->width * (PAGE_LANES / 2) + p % PAGE_LANES * 4;
         ivec sum[MAX_ROWS][2];
         UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = i_zero();
         for (int quad = 0; quad < g->width / 4; quad += 2, codes += 4 * PAGE_LANES) {
             ivec all = i_load(codes);
-            __builtin_prefetch(codes + group_bytes); /* of the next group, which is likely to follow */
+            __builtin_prefetch(codes + group_bytes);
             UNROLL for (int j = 0; j < 2; j++) {
                 ivec low = i_and(j ? i_shift(all, 4) : all, mask);
                 ivec high = i_and(j ? i_shift(all, 6) : i_shift(all, 2), mask);

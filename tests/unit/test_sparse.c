@@ -19,12 +19,14 @@ struct options {
 static void mark_best(const double *scores, int n_scores, int n, bool *chosen) {
     for (int i = 0; i < n_scores; i++) {
         int better = 0;
-        for (int j = 0; j < n_scores; j++) better += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
+        for (int j = 0; j < n_scores; j++)
+            better += scores[j] > scores[i] || (scores[j] == scores[i] && j < i);
         if (isfinite(scores[i]) && better < n) chosen[i] = true;
     }
 }
 
-static void mark_moba(const struct options *o, const double *scores, const bool *visible, int t, bool *chosen) {
+static void mark_moba(const struct options *o, const double *scores, const bool *visible, int t,
+                      bool *chosen) {
     int n_blocks = t / o->block + 1;
     double *gates = calloc((size_t)n_blocks, sizeof *gates);
     bool *best = calloc((size_t)n_blocks, sizeof *best);
@@ -34,7 +36,8 @@ static void mark_moba(const struct options *o, const double *scores, const bool 
             gates[i / o->block] += scores[i];
             count[i / o->block]++;
         }
-    for (int j = 0; j < n_blocks; j++) gates[j] = count[j] && j < n_blocks - 1 ? gates[j] / count[j] : -INFINITY;
+    for (int j = 0; j < n_blocks; j++)
+        gates[j] = count[j] && j < n_blocks - 1 ? gates[j] / count[j] : -INFINITY;
     mark_best(gates, n_blocks, o->blocks - 1, best);
     best[n_blocks - 1] = true;
     for (int i = 0; i <= t; i++) chosen[i] = best[i / o->block];
@@ -43,7 +46,8 @@ static void mark_moba(const struct options *o, const double *scores, const bool 
     free(count);
 }
 
-static void mark_topk(const struct options *o, const double *scores, const bool *visible, int t, bool *chosen) {
+static void mark_topk(const struct options *o, const double *scores, const bool *visible, int t,
+                      bool *chosen) {
     double *rest = calloc((size_t)t + 1, sizeof *rest);
     for (int i = 0; i <= t; i++) {
         chosen[i] = i < o->sink || i > t - o->recent;
@@ -54,8 +58,8 @@ static void mark_topk(const struct options *o, const double *scores, const bool 
 }
 
 /* Output [d] of query head h at token t, which sees the entries marked; returns how many it attends to. */
-static int define_row(const struct mode_case *c, const struct mode_data *m, const struct options *o, bool sparse,
-                      const bool *visible, int t, int h, double *out) {
+static int define_row(const struct mode_case *c, const struct mode_data *m, const struct options *o,
+                      bool sparse, const bool *visible, int t, int h, double *out) {
     double *p = calloc((size_t)t + 1, sizeof *p), v[KV_MAX_DIM];
     bool *chosen = calloc((size_t)t + 1, sizeof *chosen);
     int n = 0;
@@ -81,7 +85,8 @@ static int define_row(const struct mode_case *c, const struct mode_data *m, cons
 
 static void text_of(const struct options *o, const char *index, char *text, size_t size) {
     if (o->moba)
-        snprintf(text, size, "block=%d,topk=%d,decode=%s", o->block, o->blocks, o->sparse[1] ? "sparse" : "dense");
+        snprintf(text, size, "block=%d,topk=%d,decode=%s", o->block, o->blocks,
+                 o->sparse[1] ? "sparse" : "dense");
     else
         snprintf(text, size, "k=%d,recent=%d,sink=%d,prefill=%s,index=%s", o->k, o->recent, o->sink,
                  o->sparse[0] ? "sparse" : "dense", index);
@@ -154,8 +159,9 @@ static void test_dropped(const struct options *o, int batch, int back) {
     struct mode_data m = make_data(&c, 5);
     struct error err;
     const struct attn_shape shape = {
-        .n_head = H, .n_head_kv = G, .head_dim = D, .scale = 0.25f, .exact = true, .max_batch = batch, .n_ctx = T,
-        .n_threads = 2, .rope = &m.rope, .kernels = kernels_select(NULL, &err), .attend = attend_select("c", true),
+        .n_head = H, .n_head_kv = G, .head_dim = D, .scale = 0.25f, .exact = true, .max_batch = batch,
+        .n_ctx = T, .n_threads = 2, .rope = &m.rope, .kernels = kernels_select(NULL, &err),
+        .attend = attend_select("c", true),
     };
     struct attn_layer layer = {.mode = mode, .shape = &shape, .params = calloc(1, mode->params_bytes)};
     struct team *team = team_create(2, &err);
@@ -181,8 +187,8 @@ static void test_dropped(const struct options *o, int batch, int back) {
         for (int i = 0; i < n; i++) rope_table(&m.rope, pos + i, rope + i * D);
         memcpy(q, m.q + pos * H * D, (size_t)(n * H * D) * sizeof *q);
         memcpy(k, m.k + pos * G * D, (size_t)(n * G * D) * sizeof *k);
-        const struct attn_batch b = {.n = n, .pos = pos, .prefill = true, .q = q, .k = k, .v = m.v + pos * G * D,
-                                     .rope = rope, .out = out + pos * H * D};
+        const struct attn_batch b = {.n = n, .pos = pos, .prefill = true, .q = q, .k = k,
+                                     .v = m.v + pos * G * D, .rope = rope, .out = out + pos * H * D};
         CHECK(mode->reserve(&layer, &b, &err) == 0);
         team_run(team, forward_worker, &(struct forward_job){&layer, &b});
         for (int t = pos; t < pos + n; t++)
@@ -218,10 +224,11 @@ static void smooth(float *k, int T, int width) {
     for (int i = width; i < T * width; i++) k[i] = 0.95f * k[i - width] + 0.3f * k[i];
 }
 
-/* Longer than what is read without looking at pages: how much of the exact choice is found, and that neither the
- * batch nor the threads matter. */
+/* Longer than what is read without looking at pages: how much of the exact choice is found, and that neither
+ * the batch nor the threads matter. */
 static void test_pages(int H, int G, int d) {
-    const struct mode_case c = {H, G, d, 8, 1700, "k=32,recent=8,prefill=sparse,index=page,recall=1", NULL, 0};
+    const char *options = "k=32,recent=8,prefill=sparse,index=page,recall=1";
+    const struct mode_case c = {H, G, d, 8, 1700, options, NULL, 0};
     struct mode_data m = make_data(&c, 11);
     size_t n = (size_t)(c.T * H * d);
     float *out = calloc(n, sizeof *out), *first = calloc(n, sizeof *first);
@@ -293,7 +300,9 @@ static void test_tables_agree(const char *isa) {
     float got[M][PAGE_GROUP], want[M][PAGE_GROUP];
     int index[2][1000];
     void *group = alloc_zeroed(page_group_bytes(D));
-    const struct kv_view kv = {.d = D, .type_k = KV_F32, .k_row_bytes = D * sizeof(float), .k = (uint8_t *)keys};
+    const struct kv_view kv = {
+        .d = D, .type_k = KV_F32, .k_row_bytes = D * sizeof(float), .k = (uint8_t *)keys,
+    };
     page_group_build(attend_select("c", true), &kv, 0, group);
     s->reach(D, group, x, D, M, got[0], PAGE_GROUP);
     c->reach(D, group, x, D, M, want[0], PAGE_GROUP);
@@ -301,7 +310,8 @@ static void test_tables_agree(const char *isa) {
         for (int p = 0; p < PAGE_GROUP; p++) CHECK_NEAR(got[r][p], want[r][p], 1e-3);
     for (int n = 0; n < 1000; n += 37) {
         int count = c->at_least(x, n, 0.3f, index[0]);
-        CHECK(s->at_least(x, n, 0.3f, index[1]) == count && !memcmp(index[0], index[1], (size_t)count * sizeof(int)));
+        CHECK(s->at_least(x, n, 0.3f, index[1]) == count);
+        CHECK(!memcmp(index[0], index[1], (size_t)count * sizeof(int)));
         CHECK(s->count(x, n, 0.3f) == count && c->count(x, n, 0.3f) == count);
     }
     free(keys);
