@@ -4,17 +4,26 @@ size_t page_group_bytes(int d) { return (size_t)page_width(d) * (PAGE_GROUP / 2 
 
 /* ---- building ---------------------------------------------------------------- */
 
+/* low = min(low, x), high = max(high, x) */
+static void extend_ranges(float *restrict low, float *restrict high, const float *restrict x, int n) {
+    for (int c = 0; c < n; c++) {
+        low[c] = x[c] < low[c] ? x[c] : low[c];
+        high[c] = x[c] > high[c] ? x[c] : high[c];
+    }
+}
+
 /* Smallest and largest value of each channel in every page, [PAGE_GROUP][width]. */
 static void page_ranges(const struct attend_kernels *a, const struct kv_view *kv, int begin, int width,
                         float *low, float *high) {
-    _Alignas(64) float key[KV_MAX_DIM];
+    _Alignas(64) float key[KV_MAX_DIM] = {0};
     for (int i = 0; i < PAGE * PAGE_GROUP; i++) {
         float *least = low + i / PAGE * width, *most = high + i / PAGE * width;
         a->load(kv->type_k, kv->d, kv->k + (size_t)(begin + i) * kv->k_row_bytes, key);
-        for (int c = 0; c < kv->d; c++) {
-            bool first = i % PAGE == 0;
-            least[c] = first || key[c] < least[c] ? key[c] : least[c];
-            most[c] = first || key[c] > most[c] ? key[c] : most[c];
+        if (i % PAGE) {
+            extend_ranges(least, most, key, width);
+        } else {
+            memcpy(least, key, (size_t)width * sizeof *key);
+            memcpy(most, key, (size_t)width * sizeof *key);
         }
     }
 }
@@ -31,28 +40,33 @@ static int page_code(float x, float base, float inverse) {
     return code >= PAGE_CODES ? PAGE_CODES : code > 0 ? (int)code : 0; /* a NaN is 0 */
 }
 
+/* The four codes of a byte: of channels c and c + 4, which are zero where the padding begins. */
+static uint8_t page_byte_at(const float *low, const float *high, const float *base, const float *inverse) {
+    return (uint8_t)(page_code(low[0], base[0], inverse[0]) | page_code(high[0], base[0], inverse[0]) << 2 |
+                     page_code(low[4], base[4], inverse[4]) << 4 | page_code(high[4], base[4], inverse[4]) << 6);
+}
+
 void page_group_build(const struct attend_kernels *a, const struct kv_view *kv, int begin, void *group) {
-    float low[PAGE_GROUP * KV_MAX_DIM], high[PAGE_GROUP * KV_MAX_DIM];
+    float low[PAGE_GROUP * KV_MAX_DIM], high[PAGE_GROUP * KV_MAX_DIM], inverse[KV_MAX_DIM];
     int width = page_width(kv->d);
     uint8_t *codes = group;
     float *base = (float *)(void *)(codes + (size_t)width * PAGE_GROUP / 2), *step = base + width;
     page_ranges(a, kv, begin, width, low, high);
-    memset(group, 0, page_group_bytes(kv->d));
-    for (int c = 0; c < kv->d; c++) {
-        float least = low[c], most = high[c];
-        for (int p = 1; p < PAGE_GROUP; p++) {
-            least = low[p * width + c] < least ? low[p * width + c] : least;
-            most = high[p * width + c] > most ? high[p * width + c] : most;
-        }
-        base[c] = least;
-        step[c] = (most - least) / PAGE_CODES;
-        float inverse = step[c] > 0 ? 1 / step[c] : 0;
-        for (int p = 0; p < PAGE_GROUP; p++) {
-            int first = page_code(low[p * width + c], least, inverse);
-            int last = page_code(high[p * width + c], least, inverse);
-            codes[page_byte(width, p, c)] |= (uint8_t)((first | last << 2) << page_shift(c));
-        }
+
+    memcpy(base, low, (size_t)width * sizeof *base);
+    memcpy(step, high, (size_t)width * sizeof *step);
+    for (int p = 1; p < PAGE_GROUP; p++) {
+        extend_ranges(base, step, low + p * width, width);
+        extend_ranges(base, step, high + p * width, width);
     }
+    for (int c = 0; c < width; c++) {
+        step[c] = (step[c] - base[c]) / PAGE_CODES;
+        inverse[c] = step[c] > 0 ? 1 / step[c] : 0;
+    }
+    for (int p = 0; p < PAGE_GROUP; p++)
+        for (int c = 0; c < width; c += c % 4 == 3 ? 5 : 1)
+            codes[page_byte(width, p, c)] =
+                page_byte_at(low + p * width + c, high + p * width + c, base + c, inverse + c);
 }
 
 /* ---- the k best -------------------------------------------------------------- */
