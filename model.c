@@ -84,39 +84,40 @@ static void add_low_ranks(struct worker *w, struct session *s, const struct prod
         if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
 }
 
-static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
-                    const float *x, int n, int cols) {
-    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
-    multiply(w, s, products, n_products, &acts);
-    add_low_ranks(w, s, products, n_products, &acts);
-}
-
 #define MAX_PRODUCTS 3
 
-/* As project(), with activations of 16 bits in two parts. Used where rounding costs the most accuracy for the least
- * time: q, k and v of prompts, whose errors softmax amplifies, and the output head. A generated token has the
- * weights to wait for and stays with 8 bits. */
-static void project_precisely(struct worker *w, struct session *s, const struct product *products, int n_products,
-                              const float *x, int n, int cols) {
+/* Adds the products of what 8 bits leave out of the activations: together they are as good as with 16. */
+static void add_residual(struct worker *w, struct session *s, const struct product *products, int n_products,
+                         const struct acts *acts) {
+    struct product rest[MAX_PRODUCTS];
+    for (int i = 0; i < n_products; i++) {
+        rest[i] = products[i];
+        rest[i].add = true;
+    }
+    size_t cols = (size_t)acts->cols;
+    int begin = 0, end = 1;
+    float *own = s->residual + (acts->n == 1 ? (size_t)w->id * cols : 0);
+    if (acts->n > 1) worker_range(w, acts->n, 1, &begin, &end);
+    void *row_q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(1, acts->cols);
+    for (int i = begin; i < end; i++)
+        acts_residual(s->model->kernels, acts, i, row_q8, own + (size_t)i * cols);
+    struct acts rest_acts = {.n = acts->n, .cols = acts->cols, .f32 = own, .q8 = s->q8};
+    multiply(w, s, rest, n_products, &rest_acts);
+}
+
+/* Products with the same input. `precisely` asks for activations of 16 bits instead of 8 with quantised weights. */
+static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
+                    const float *x, int n, int cols, bool precisely) {
     struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
     multiply(w, s, products, n_products, &acts);
-    if (s->phase != PHASE_GENERATE && !s->model->exact && cols % 32 == 0) {
-        struct product rest[MAX_PRODUCTS];
-        for (int i = 0; i < n_products; i++) {
-            rest[i] = products[i];
-            rest[i].add = true;
-        }
-        int begin = 0, end = 1;
-        float *own = s->residual + (n == 1 ? (size_t)w->id * (size_t)cols : 0);
-        if (n > 1) worker_range(w, n, 1, &begin, &end);
-        void *q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(1, cols);
-        for (int i = begin; i < end; i++)
-            acts_residual(s->model->kernels, &acts, i, q8, own + (size_t)i * (size_t)cols);
-        struct acts rest_acts = {.n = n, .cols = cols, .f32 = own, .q8 = s->q8};
-        multiply(w, s, rest, n_products, &rest_acts);
-    }
-    add_low_ranks(w, s, products, n_products, &acts);
+    if (precisely && !s->model->exact && cols % 32 == 0) add_residual(w, s, products, n_products, &acts);
+    for (int i = 0; i < n_products; i++)
+        if (products[i].w->lora) add_low_rank(w, s, &products[i], &acts);
 }
+
+/* Where rounding costs the most accuracy for the least time: q, k and v, whose errors softmax amplifies, and the
+ * output head. A generated token has the weights to wait for and stays with 8 bits. */
+static bool sensitive(const struct session *s) { return s->options.precise || s->phase != PHASE_GENERATE; }
 
 /* Bias and norm of the heads of one token's q, k or v. */
 static void finish_heads(const struct model *m, float *heads, int n_heads, const struct weight *bias,
@@ -172,7 +173,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
         {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
     };
-    project_precisely(w, s, qkv, 3, x_norm, s->n, c->n_embd);
+    project(w, s, qkv, 3, x_norm, s->n, c->n_embd, sensitive(s));
     if (layer->bq.data || layer->bk.data || layer->bv.data || layer->q_norm.data || layer->k_norm.data)
         finish_qkv(w, s, layer);
 
@@ -181,7 +182,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
     if (s->evict) evict_block(w, s, l);
 
     const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
-    project(w, s, &out, 1, s->attn_out, s->n, (int)q_size);
+    project(w, s, &out, 1, s->attn_out, s->n, (int)q_size, s->options.precise);
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
@@ -194,10 +195,10 @@ static void feed_forward_block(struct worker *w, struct session *s, int l) {
         {.w = &layer->w_gate, .y = s->gate, .y_stride = c->n_ff},
         {.w = &layer->w_up, .y = s->up, .y_stride = c->n_ff},
     };
-    project(w, s, gate_up, 2, x_norm, s->n, c->n_embd);
+    project(w, s, gate_up, 2, x_norm, s->n, c->n_embd, s->options.precise);
 
     const struct product down = {.w = &layer->w_down, .y = s->x, .y_stride = c->n_embd, .add = true};
-    project(w, s, &down, 1, swiglu_rows(w, s), s->n, c->n_ff);
+    project(w, s, &down, 1, swiglu_rows(w, s), s->n, c->n_ff, s->options.precise);
 }
 
 static void embed(struct worker *w, struct session *s) {
@@ -276,7 +277,7 @@ static void output_head(struct worker *w, void *arg) {
     const struct config *c = &s->model->config;
     float *x_norm = norm_rows(w, s, s->x + (size_t)job->row * c->n_embd, job->n, &s->model->output_norm);
     const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
-    project_precisely(w, s, &out, 1, x_norm, job->n, c->n_embd);
+    project(w, s, &out, 1, x_norm, job->n, c->n_embd, sensitive(s));
 }
 
 void session_logits(struct session *s, int row, int n_rows, float *logits) {
@@ -321,8 +322,8 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->expanded, n * sizeof(int)},
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
         {&s->q8, acts_bytes((int)rows, widest)},
-        {&s->residual, rows * c->n_embd * sizeof(float)},
-        {&s->row_q8, n_threads * acts_bytes(1, c->n_embd)},
+        {&s->residual, rows * widest * sizeof(float)},
+        {&s->row_q8, n_threads * acts_bytes(1, widest)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
         {&s->attn_scratch, most_scratch(s)},
     };
@@ -399,13 +400,14 @@ struct session *session_create(const struct model *model, const struct session_o
     }
     s->model = model;
     s->options = *options;
+    bool exact = model->exact || options->precise;
     s->shape = (struct attn_shape){
         .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
-        .scale = 1 / sqrtf((float)c->head_dim), .exact = model->exact,
+        .scale = 1 / sqrtf((float)c->head_dim), .exact = exact,
         .type_k = options->type_k, .type_v = options->type_v,
         .n_ctx = options->n_ctx, .n_threads = options->n_threads,
         .rope = &c->rope, .kernels = model->kernels,
-        .attend = attend_select(kernels_isa(model->kernels), model->exact),
+        .attend = attend_select(kernels_isa(model->kernels), exact),
     };
     s->team = team_create(options->n_threads, err);
     if (!s->team || choose_modes(s, err) || allocate_buffers(s, err) || create_layers(s, err)) {

@@ -78,6 +78,7 @@ struct session_options {
     int n_batch;                  /* tokens per forward pass of a prompt */
     int n_threads;
     enum kv_type type_k, type_v;
+    bool precise;                 /* quantised weights: 16-bit activations and float32 attention throughout */
     const char *attn;             /* --attn SPEC, or NULL for dense */
     const char *kv_evict;         /* --kv-evict SPEC, or NULL for none */
 };
@@ -118,7 +119,7 @@ struct session {
     int *expanded;                /* [n] tokens with landmarks between them */
     float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */
     void *q8;                     /* quantised activations */
-    float *residual;              /* [max(n, n_threads), n_embd] what their 8 bits leave out */
+    float *residual;              /* [max(n, n_threads), widest input] what their 8 bits leave out */
     void *row_q8;                 /* one quantised row of each worker */
     void *scratch;                /* matmul scratch of all workers */
     void *attn_scratch;           /* the attention layers' */

@@ -65,6 +65,7 @@ static int open_session(struct app *app, struct error *err) {
         .n_ctx = o->n_ctx ? o->n_ctx : c->n_ctx_train,
         .n_batch = o->n_batch,
         .n_threads = o->n_threads ? o->n_threads : default_threads(),
+        .precise = o->logits || o->score, /* these are about the numbers, not about speed */
         .attn = o->attn,
         .kv_evict = o->kv_evict,
     };

@@ -154,7 +154,7 @@ int kv_types_parse(const char *text, enum kv_type *k, enum kv_type *v, struct er
     size_t len = comma ? (size_t)(comma - text) : strlen(text);
     const char *second = comma ? comma + 1 : text;
     if (type_parse(text, len, &types[0]) || type_parse(second, strlen(second), &types[1]))
-        return fail(err, "--kv-type %s: unknown type; give one of f32, f16, q8_0, q4_0, or two as K,V", text);
+        return fail_usage(err, "--kv-type %s: unknown type; give one of f32, f16, q8_0, q4_0, or two as K,V", text);
     *k = types[0];
     *v = types[1];
     return 0;

@@ -86,10 +86,10 @@ const struct kernels *kernels_select(const char *isa, struct error *err) {
     static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(names[i], isa)) continue;
-        fail(err, "instruction set %s: this CPU or system can't run it", isa);
+        fail_usage(err, "instruction set %s: this CPU or system can't run it", isa);
         return NULL;
     }
-    fail(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx, neon or neondot", isa);
+    fail_usage(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx, neon or neondot", isa);
     return NULL;
 }
 
