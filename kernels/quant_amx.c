@@ -31,8 +31,8 @@ static void configure_tiles(int group) {
         c.rows[i] = (uint8_t)(i < 4 ? TILE_ROWS : group / 4);
         c.row_bytes[i] = (uint16_t)(i == 2 || i == 3 ? group : 64);
     }
+    __asm__ volatile("" ::"r"(&c) : "memory"); /* gcc's intrinsics don't say that they read memory */
     _tile_loadconfig(&c);
-    __asm__ volatile("" ::: "memory"); /* the intrinsics don't say that they read memory */
 }
 
 /* 32-bit sums of one group, scaled and added to the results. */

@@ -29,6 +29,7 @@ INLINE void dot_group(int n, struct recipe recipe, const uint8_t *u, const int8_
                                         ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
                                         : _mm256_maddubs_epi16(w, x);
                     sum[i][j] = s == 0 ? pairs : _mm256_add_epi16(sum[i][j], pairs);
+                    __asm__("" : "+x"(sum[i][j])); /* keeps gcc from adding up in a tree, which spills */
                 }
             }
         }
