@@ -206,9 +206,9 @@ int evict_state(struct evict *e, struct state_io *io, struct error *err) {
         for (int g = 0; e->memo_size && g < e->shape.n_head_kv; g++) {
             struct evict_head *h = &l->heads[g];
             int n = l->cache->heads[g].n;
-            state_int(io, &h->known, 0, n);
             if (!io->saving && reserve_memo(h, 0, n, e->memo_size))
                 return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
+            state_int(io, &h->known, 0, n);
             state_bytes(io, h->memo, sizeof *h->memo * (size_t)e->memo_size * (size_t)n);
         }
     }

@@ -258,7 +258,7 @@ static int save_or_restore(struct evict_case *c, FILE *f, bool saving, size_t si
 }
 
 /* A restored state goes on like the one it was saved from; so does one that was reset and fed again. */
-static void check_state(const char *spec) {
+static void check_state(const char *spec, int tokens) {
     struct evict_case a, b;
     struct error err = {0};
     FILE *f = tmpfile();
@@ -267,7 +267,7 @@ static void check_state(const char *spec) {
     CHECK(forward(&b, 90, &err) == 0); /* to be forgotten */
     evict_reset(b.evict);
     kv_truncate(&b.cache, 0);
-    while (a.n_past < 150) CHECK(forward(&a, 50, &err) == 0);
+    while (a.n_past < tokens) CHECK(forward(&a, next_batch(a.n_past, 50), &err) == 0);
     CHECK(save_or_restore(&a, f, true, 0, &err) == 0);
     size_t size = (size_t)ftell(f);
     rewind(f);
@@ -380,7 +380,8 @@ int main(void) {
     check_snapkv_memory();
     for (size_t i = 0; i < N_SPECS; i++) {
         check_threads(all_specs[i]);
-        check_state(all_specs[i]);
+        check_state(all_specs[i], 150);
+        check_state(all_specs[i], PROMPT + 30);
         if (!prompt_only(all_specs[i])) check_memory(all_specs[i]);
     }
     return check_done("evict");
