@@ -78,12 +78,6 @@ static void multiply(struct worker *w, struct session *s, const struct product *
     team_barrier(w);
 }
 
-static void add_low_ranks(struct worker *w, struct session *s, const struct product *products, int n_products,
-                          const struct acts *acts) {
-    for (int i = 0; i < n_products; i++)
-        if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
-}
-
 #define MAX_PRODUCTS 3
 
 /* Adds the products of what 8 bits leave out of the activations: together they are as good as with 16. */
