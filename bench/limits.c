@@ -39,8 +39,11 @@ __attribute__((target("avx512f,avx512vnni"))) static double vnni_loop(void) {
 
 __attribute__((target("avx2"))) static double avx2_loop(void) {
 #define OPERAND(i) __m256i s##i = _mm256_setzero_si256();
-#define STEP(i) \
-    __asm__ volatile("vpmaddubsw %2, %1, %%ymm15\n\tvpaddw %%ymm15, %0, %0" : "+x"(s##i) : "x"(a), "x"(b) : "xmm15");
+#define STEP(i)                                                             \
+    __asm__ volatile("vpmaddubsw %2, %1, %%ymm15\n\tvpaddw %%ymm15, %0, %0" \
+                     : "+x"(s##i)                                           \
+                     : "x"(a), "x"(b)                                       \
+                     : "xmm15");
     __m256i a = _mm256_set1_epi8(3), b = _mm256_set1_epi8(-2);
     EACH(OPERAND)
     for (int n = 0; n < LOOPS; n++) {

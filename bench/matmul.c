@@ -21,13 +21,14 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {"decode 576", 0, 576, 1},        {"decode 1536", 0, 1536, 1}, {"decode in L2", 1024, 768, 1},
-    {"3 rows", 0, 1536, 3},           {"8 rows", 1536, 1536, 8},   {"prompt 576", 1536, 576, 512},
+    {"decode 576", 0, 576, 1},       {"decode 1536", 0, 1536, 1}, {"decode in L2", 1024, 768, 1},
+    {"3 rows", 0, 1536, 3},          {"8 rows", 1536, 1536, 8},   {"prompt 576", 1536, 576, 512},
     {"prompt 1536", 576, 1536, 512},
 };
 
-static const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q4_0, TENSOR_Q8_0, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q4_K,
-                                         TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
+static const enum tensor_type types[] = {TENSOR_Q4_1, TENSOR_Q4_0, TENSOR_Q8_0, TENSOR_Q5_0,
+                                         TENSOR_Q5_1, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K,
+                                         TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
 
 struct job {
     const struct kernels *k;
@@ -74,11 +75,13 @@ static void fill(uint8_t *data, size_t bytes, enum tensor_type type) {
     }
 }
 
-static void measure(struct team *team, const struct kernels *k, enum tensor_type type, const struct shape *s) {
+static void measure(struct team *team, const struct kernels *k, enum tensor_type type,
+                    const struct shape *s) {
     int elements;
     size_t bytes;
     if (!tensor_type_block(type, &elements, &bytes) || s->cols % elements) return;
-    struct weight w = {.type = type, .rows = s->rows, .cols = s->cols, .row_bytes = (size_t)(s->cols / elements) * bytes};
+    struct weight w = {
+        .type = type, .rows = s->rows, .cols = s->cols, .row_bytes = (size_t)(s->cols / elements) * bytes};
     if (!w.rows) w.rows = (int)(LARGE / w.row_bytes);
     size_t total = w.row_bytes * (size_t)w.rows;
     uint8_t *data = allocate(total);
@@ -100,8 +103,8 @@ static void measure(struct team *team, const struct kernels *k, enum tensor_type
         if (t < best) best = t;
     } while (seconds() < until);
     double ops = 2.0 * s->n * (double)w.rows * s->cols;
-    printf("%-10s %-5s %-12s %8.1f us %7.1f GB/s %8.1f GOPS\n", kernels_isa(k), tensor_type_name(type), s->name,
-           best * 1e6, (double)total / best * 1e-9, ops / best * 1e-9);
+    printf("%-10s %-5s %-12s %8.1f us %7.1f GB/s %8.1f GOPS\n", kernels_isa(k), tensor_type_name(type),
+           s->name, best * 1e6, (double)total / best * 1e-9, ops / best * 1e-9);
     fflush(stdout);
     free(data), free(x), free(y), free(job.acts.q8), free(job.scratch);
 }

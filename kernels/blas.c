@@ -19,8 +19,8 @@ bool blas_takes(const struct product *products, int n_products, const struct act
 }
 
 /* In parts of PANEL rows where they must be converted, as many as scratch holds. */
-void blas_matmul(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add,
-                 void *scratch) {
+void blas_matmul(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
+                 bool add, void *scratch) {
     bool in_place = w->type == TENSOR_F32 && (uintptr_t)w->data % sizeof(float) == 0;
     int step = in_place ? BLAS_ROWS : PANEL;
     for (int r = begin; r < end; r += step) {
@@ -32,8 +32,8 @@ void blas_matmul(const struct weight *w, int begin, int end, const struct acts *
             for (int i = 0; i < rows; i++)
                 weight_row(&kernels_c, w, r + i, (float *)scratch + (size_t)i * (size_t)w->cols);
         }
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, a->n, rows, w->cols, 1, a->f32, a->cols, weights, w->cols,
-                    add ? 1 : 0, y + r, (int)y_stride);
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, a->n, rows, w->cols, 1, a->f32, a->cols, weights,
+                    w->cols, add ? 1 : 0, y + r, (int)y_stride);
     }
 }
 #endif

@@ -13,8 +13,8 @@ void blas_init(void);
 bool blas_takes(const struct product *products, int n_products, const struct acts *a);
 
 /* A matmul_fn for up to BLAS_ROWS weight rows. */
-void blas_matmul(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add,
-                 void *scratch);
+void blas_matmul(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
+                 bool add, void *scratch);
 #else
 static inline void blas_init(void) {}
 static inline bool blas_takes(const struct product *products, int n_products, const struct acts *a) {

@@ -64,14 +64,11 @@ static const struct {
 } candidates[] = {
     {&kernels_c, any_cpu},
 #if defined(__x86_64__) || defined(__i386__)
-    {&kernels_avx2, has_avx2},
-    {&kernels_avx512, has_avx512},
-    {&kernels_avx512vnni, has_avx512vnni},
+    {&kernels_avx2, has_avx2}, {&kernels_avx512, has_avx512},        {&kernels_avx512vnni, has_avx512vnni},
     {&kernels_amx, has_amx},
 #endif
 #if defined(__aarch64__)
-    {&kernels_neon, any_cpu},
-    {&kernels_neondot, has_dot_products},
+    {&kernels_neon, any_cpu},  {&kernels_neondot, has_dot_products},
 #endif
 };
 
@@ -89,7 +86,8 @@ const struct kernels *kernels_select(const char *isa, struct error *err) {
         fail_usage(err, "instruction set %s: this CPU or system can't run it", isa);
         return NULL;
     }
-    fail_usage(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx, neon or neondot", isa);
+    fail_usage(err, "instruction set %s: unknown; use c, avx2, avx512, avx512vnni, amx, neon or neondot",
+               isa);
     return NULL;
 }
 

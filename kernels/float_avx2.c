@@ -25,15 +25,16 @@ INLINE __m256 load_floats(enum tensor_type type, const uint8_t *row, int i, int 
 }
 
 /* Four rows at a time. */
-INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x, float *y,
-                   bool add) {
+INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
+                   float *y, bool add) {
     for (int r = begin; r < end; r += 4) {
         __m256 sum[4] = {0};
         const uint8_t *row[4];
         for (int i = 0; i < 4; i++) row[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int c = 0;
         for (; c + 8 <= w->cols; c += 8) {
-            if (c % 16 == 0) prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
+            if (c % 16 == 0)
+                prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
             for (int i = 0; i < 4; i++)
                 sum[i] = _mm256_fmadd_ps(load_floats(type, row[i], c, 8), _mm256_loadu_ps(x + c), sum[i]);
         }
@@ -51,7 +52,8 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
 
 /* Rows begin .. end - 1 as [cols, PANEL] float32; the last stands in for missing
  * ones. Eight columns at a time, so that the cache lines written stay around. */
-INLINE const float *pack_panel(enum tensor_type type, const struct weight *w, int begin, int end, void *scratch) {
+INLINE const float *pack_panel(enum tensor_type type, const struct weight *w, int begin, int end,
+                               void *scratch) {
     float *panel = scratch;
     for (int c = 0; c < w->cols; c += 8) {
         int n = w->cols - c < 8 ? w->cols - c : 8;
@@ -88,8 +90,8 @@ INLINE void run_tile(int n, const float *panel, int cols, const float *x, float 
         }
 }
 
-INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                 size_t y_stride, bool add, void *scratch) {
+INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
+                 float *y, size_t y_stride, bool add, void *scratch) {
     const float *panel = pack_panel(type, w, begin, end, scratch);
     for (int v = 0; v < end - begin; v += 8 * VECTORS) {
         float *out = y + begin + v;
@@ -97,21 +99,22 @@ INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int e
         for (int i = 0, n; i < a->n; i += n) {
             n = a->n - i >= TILE ? TILE : 1;
             const float *x = a->f32 + (size_t)i * (size_t)a->cols;
-            if (n == TILE) run_tile(TILE, panel + v, w->cols, x, out + (size_t)i * y_stride, y_stride, rows, add);
+            if (n == TILE)
+                run_tile(TILE, panel + v, w->cols, x, out + (size_t)i * y_stride, y_stride, rows, add);
             else run_tile(1, panel + v, w->cols, x, out + (size_t)i * y_stride, y_stride, rows, add);
         }
     }
 }
 
-#define PRODUCTS(type, suffix)                                                                                       \
-    void matvec_##suffix##_avx2(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
-                                bool add, void *scratch) {                                                           \
-        (void)scratch;                                                                                               \
-        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                                 \
-    }                                                                                                                \
-    void gemm_##suffix##_avx2(const struct weight *w, int begin, int end, const struct acts *a, float *y,            \
-                              size_t y_stride, bool add, void *scratch) {                                            \
-        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                                     \
+#define PRODUCTS(type, suffix)                                                                             \
+    void matvec_##suffix##_avx2(const struct weight *w, int begin, int end, const struct acts *a, int row, \
+                                float *y, bool add, void *scratch) {                                       \
+        (void)scratch;                                                                                     \
+        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                       \
+    }                                                                                                      \
+    void gemm_##suffix##_avx2(const struct weight *w, int begin, int end, const struct acts *a, float *y,  \
+                              size_t y_stride, bool add, void *scratch) {                                  \
+        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                           \
     }
 
 PRODUCTS(TENSOR_F32, f32)

@@ -19,8 +19,8 @@ INLINE __m512 load_floats(enum tensor_type type, const uint8_t *row, int i, __mm
 }
 
 /* Four rows at a time. */
-INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x, float *y,
-                   bool add) {
+INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
+                   float *y, bool add) {
     for (int r = begin; r < end; r += 4) {
         __m512 sum[4] = {0};
         const uint8_t *row[4];
@@ -29,12 +29,14 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
         for (; c + 16 <= w->cols; c += 16) {
             prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
             for (int i = 0; i < 4; i++)
-                sum[i] = _mm512_fmadd_ps(load_floats(type, row[i], c, 0xffff), _mm512_loadu_ps(x + c), sum[i]);
+                sum[i] =
+                    _mm512_fmadd_ps(load_floats(type, row[i], c, 0xffff), _mm512_loadu_ps(x + c), sum[i]);
         }
         if (c < w->cols) {
             __mmask16 mask = first_lanes(w->cols - c);
             for (int i = 0; i < 4; i++)
-                sum[i] = _mm512_fmadd_ps(load_floats(type, row[i], c, mask), _mm512_maskz_loadu_ps(mask, x + c), sum[i]);
+                sum[i] = _mm512_fmadd_ps(load_floats(type, row[i], c, mask),
+                                         _mm512_maskz_loadu_ps(mask, x + c), sum[i]);
         }
         store_four(y + r, sum_four(sum, _mm512_setzero_ps()), end - r < 4 ? end - r : 4, add);
     }
@@ -49,7 +51,8 @@ INLINE float *pack_panel(enum tensor_type type, const struct weight *w, int begi
             __m512i rows[16], columns[16];
             for (int i = 0; i < 16; i++) {
                 int r = begin + v + i < end ? begin + v + i : end - 1;
-                rows[i] = _mm512_castps_si512(load_floats(type, w->data + (size_t)r * w->row_bytes, c, first_lanes(n)));
+                rows[i] = _mm512_castps_si512(
+                    load_floats(type, w->data + (size_t)r * w->row_bytes, c, first_lanes(n)));
             }
             transpose_16x16(rows, columns);
             for (int i = 0; i < n; i++) _mm512_store_si512(panel + (c + i) * PANEL + v, columns[i]);
@@ -65,7 +68,8 @@ struct tile_out {
 };
 
 /* n rows of x, `cols` long, times the panel, to rows `row` on of the output. */
-INLINE void run_tile(int n, const float *panel, int cols, const float *x, size_t row, const struct tile_out *out) {
+INLINE void run_tile(int n, const float *panel, int cols, const float *x, size_t row,
+                     const struct tile_out *out) {
     __m512 sum[TILE][VECTORS];
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) sum[i][j] = _mm512_setzero_ps();
@@ -75,7 +79,8 @@ INLINE void run_tile(int n, const float *panel, int cols, const float *x, size_t
         for (int j = 0; j < VECTORS; j++) w[j] = _mm512_load_ps(panel + c * PANEL + 16 * j);
         for (int i = 0; i < n; i++)
             for (int j = 0; j < VECTORS; j++)
-                sum[i][j] = _mm512_fmadd_ps(w[j], _mm512_set1_ps(x[(size_t)i * (size_t)cols + (size_t)c]), sum[i][j]);
+                sum[i][j] =
+                    _mm512_fmadd_ps(w[j], _mm512_set1_ps(x[(size_t)i * (size_t)cols + (size_t)c]), sum[i][j]);
     }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) {
@@ -87,8 +92,8 @@ INLINE void run_tile(int n, const float *panel, int cols, const float *x, size_t
         }
 }
 
-INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                 size_t y_stride, bool add, void *scratch) {
+INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
+                 float *y, size_t y_stride, bool add, void *scratch) {
     const float *panel = pack_panel(type, w, begin, end, scratch);
     struct tile_out out = {y + begin, y_stride, end - begin, add};
     size_t i = 0, n = (size_t)a->n;
@@ -97,15 +102,15 @@ INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int e
     for (; i < n; i++) run_tile(1, panel, w->cols, a->f32, i, &out);
 }
 
-#define PRODUCTS(type, suffix)                                                                                         \
-    void matvec_##suffix##_avx512(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
-                                  bool add, void *scratch) {                                                           \
-        (void)scratch;                                                                                                 \
-        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                                   \
-    }                                                                                                                  \
-    void gemm_##suffix##_avx512(const struct weight *w, int begin, int end, const struct acts *a, float *y,            \
-                                size_t y_stride, bool add, void *scratch) {                                            \
-        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                                       \
+#define PRODUCTS(type, suffix)                                                                               \
+    void matvec_##suffix##_avx512(const struct weight *w, int begin, int end, const struct acts *a, int row, \
+                                  float *y, bool add, void *scratch) {                                       \
+        (void)scratch;                                                                                       \
+        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                         \
+    }                                                                                                        \
+    void gemm_##suffix##_avx512(const struct weight *w, int begin, int end, const struct acts *a, float *y,  \
+                                size_t y_stride, bool add, void *scratch) {                                  \
+        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                             \
     }
 
 PRODUCTS(TENSOR_F32, f32)

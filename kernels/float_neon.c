@@ -23,18 +23,20 @@ INLINE float32x4_t load_floats(enum tensor_type type, const uint8_t *row, int i,
 }
 
 /* Four rows at a time. */
-INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x, float *y,
-                   bool add) {
+INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
+                   float *y, bool add) {
     for (int r = begin; r < end; r += 4) {
         float32x4_t sum[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
         const uint8_t *row[4];
         for (int i = 0; i < 4; i++) row[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int c = 0;
         for (; c + 4 <= w->cols; c += 4)
-            for (int i = 0; i < 4; i++) sum[i] = vfmaq_f32(sum[i], load_floats(type, row[i], c, 4), vld1q_f32(x + c));
+            for (int i = 0; i < 4; i++)
+                sum[i] = vfmaq_f32(sum[i], load_floats(type, row[i], c, 4), vld1q_f32(x + c));
         if (c < w->cols) {
             float32x4_t rest = load_floats(TENSOR_F32, (const uint8_t *)x, c, w->cols - c);
-            for (int i = 0; i < 4; i++) sum[i] = vfmaq_f32(sum[i], load_floats(type, row[i], c, w->cols - c), rest);
+            for (int i = 0; i < 4; i++)
+                sum[i] = vfmaq_f32(sum[i], load_floats(type, row[i], c, w->cols - c), rest);
         }
         for (int i = 0; i < 4 && r + i < end; i++) {
             float dot = vaddvq_f32(sum[i]);
@@ -45,7 +47,8 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
 
 /* Rows begin .. end - 1 as [cols, PANEL] float32; the last stands in for missing
  * ones. Four columns at a time, so that the cache lines written stay around. */
-INLINE const float *pack_panel(enum tensor_type type, const struct weight *w, int begin, int end, void *scratch) {
+INLINE const float *pack_panel(enum tensor_type type, const struct weight *w, int begin, int end,
+                               void *scratch) {
     float *panel = scratch;
     for (int c = 0; c < w->cols; c += 4) {
         int n = w->cols - c < 4 ? w->cols - c : 4;
@@ -82,8 +85,8 @@ INLINE void run_tile(int n, const float *panel, int cols, const float *x, float 
     }
 }
 
-INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                 size_t y_stride, bool add, void *scratch) {
+INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
+                 float *y, size_t y_stride, bool add, void *scratch) {
     const float *panel = pack_panel(type, w, begin, end, scratch);
     for (int v = 0; v < end - begin; v += 4 * VECTORS)
         for (int i = 0, n; i < a->n; i += n) {
@@ -95,15 +98,15 @@ INLINE void gemm(enum tensor_type type, const struct weight *w, int begin, int e
         }
 }
 
-#define PRODUCTS(type, suffix)                                                                                       \
-    void matvec_##suffix##_neon(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
-                                bool add, void *scratch) {                                                           \
-        (void)scratch;                                                                                               \
-        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                                 \
-    }                                                                                                                \
-    void gemm_##suffix##_neon(const struct weight *w, int begin, int end, const struct acts *a, float *y,            \
-                              size_t y_stride, bool add, void *scratch) {                                            \
-        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                                     \
+#define PRODUCTS(type, suffix)                                                                             \
+    void matvec_##suffix##_neon(const struct weight *w, int begin, int end, const struct acts *a, int row, \
+                                float *y, bool add, void *scratch) {                                       \
+        (void)scratch;                                                                                     \
+        matvec(type, w, begin, end, a->f32 + (size_t)row * (size_t)a->cols, y, add);                       \
+    }                                                                                                      \
+    void gemm_##suffix##_neon(const struct weight *w, int begin, int end, const struct acts *a, float *y,  \
+                              size_t y_stride, bool add, void *scratch) {                                  \
+        gemm(type, w, begin, end, a, y, y_stride, add, scratch);                                           \
     }
 
 PRODUCTS(TENSOR_F32, f32)

@@ -49,8 +49,9 @@ const char *kernels_isa(const struct kernels *k);
 size_t acts_bytes(int n, int cols);
 
 /* Prepares a->q8 from a->f32 for products with weights of quantised types (F32,
- * F16 and BF16 weights use a->f32 as it is). All workers call it; it ends
- * with a barrier where one is needed, so products may follow at once. */
+ * F16 and BF16 weights use a->f32 as it is). All workers call it once a->f32 is
+ * complete; it ends with a barrier where one is needed, so products may follow at
+ * once. (For n == 1 every worker does it on its own, in matmul().) */
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a);
 
 /* What 8 bits leave out of a row: out [cols] = row - its quantised form. Products of it, added to those of the

@@ -47,8 +47,8 @@ size_t matmul_scratch_bytes(int max_cols) {
 
 /* Matrix-vector: every worker gets an equal share of all rows, and reads a
  * contiguous part of each weight. */
-static void run_matvec(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
-                       const struct acts *a, void *scratch) {
+static void run_matvec(struct worker *w, const struct kernels *k, const struct product *products,
+                       int n_products, const struct acts *a, void *scratch) {
     int total = 0, begin, end, first = 0;
     for (int p = 0; p < n_products; p++) total += products[p].w->rows;
     worker_range(w, total, 4, &begin, &end);
@@ -59,8 +59,8 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
         int step = a->n == 1 ? to - from : FEW_CHUNK;
         for (int r = from; r < to; r += step)
             for (int i = 0; i < a->n; i++)
-                k->matvec[o->w->type](o->w, r, r + step < to ? r + step : to, a, i, o->y + (size_t)i * o->y_stride,
-                                      o->add, scratch);
+                k->matvec[o->w->type](o->w, r, r + step < to ? r + step : to, a, i,
+                                      o->y + (size_t)i * o->y_stride, o->add, scratch);
     }
 }
 
@@ -77,8 +77,8 @@ static void run_one(struct worker *w, const struct kernels *k, const struct prod
 static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }
 
 /* GEMM: workers take panels of rows as they become free. */
-static void run_matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
-                       const struct acts *a, void *scratch) {
+static void run_matmul(struct worker *w, const struct kernels *k, const struct product *products,
+                       int n_products, const struct acts *a, void *scratch) {
     bool blas = blas_takes(products, n_products, a);
     int panel = blas ? BLAS_ROWS : PANEL, total = 0;
     for (int p = 0; p < n_products; p++) total += panels(products[p].w, panel);

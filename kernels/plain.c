@@ -32,7 +32,8 @@ struct unpacked {
     float *d, *m;
 };
 
-static struct unpacked unpack_row(const struct quant_format *f, const struct weight *w, int row, void *scratch) {
+static struct unpacked unpack_row(const struct quant_format *f, const struct weight *w, int row,
+                                  void *scratch) {
     size_t cols = (size_t)w->cols, groups = cols / (size_t)f->group;
     struct unpacked r = {.d = scratch};
     r.m = r.d + groups;
@@ -41,7 +42,8 @@ static struct unpacked unpack_row(const struct quant_format *f, const struct wei
     return r;
 }
 
-static float dot_quant(const struct quant_format *f, const struct unpacked *r, int groups, const struct act_view *x) {
+static float dot_quant(const struct quant_format *f, const struct unpacked *r, int groups,
+                       const struct act_view *x) {
     const int32_t *offset = f->group == 16 ? x->half_offset : x->offset;
     float total = 0;
     for (int g = 0; g < groups; g++) {
@@ -65,8 +67,8 @@ static float dot_float(const float *a, const float *b, int n) {
 
 static void put(float *y, float value, bool add) { *y = add ? *y + value : value; }
 
-void plain_matvec_quant(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add,
-                        void *scratch) {
+void plain_matvec_quant(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y,
+                        bool add, void *scratch) {
     const struct quant_format *f = quant_format(w->type);
     struct act_view x = act_row(a, row);
     for (int r = begin; r < end; r++) {
@@ -75,8 +77,8 @@ void plain_matvec_quant(const struct weight *w, int begin, int end, const struct
     }
 }
 
-void plain_matmul_quant(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
-                        bool add, void *scratch) {
+void plain_matmul_quant(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                        size_t y_stride, bool add, void *scratch) {
     const struct quant_format *f = quant_format(w->type);
     for (int r = begin; r < end; r++) {
         struct unpacked weights = unpack_row(f, w, r, scratch);
@@ -87,8 +89,8 @@ void plain_matmul_quant(const struct weight *w, int begin, int end, const struct
     }
 }
 
-void plain_matvec_float(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add,
-                        void *scratch) {
+void plain_matvec_float(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y,
+                        bool add, void *scratch) {
     float *weights = scratch;
     for (int r = begin; r < end; r++) {
         weight_row(&kernels_c, w, r, weights);
@@ -96,8 +98,8 @@ void plain_matvec_float(const struct weight *w, int begin, int end, const struct
     }
 }
 
-void plain_matmul_float(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride,
-                        bool add, void *scratch) {
+void plain_matmul_float(const struct weight *w, int begin, int end, const struct acts *a, float *y,
+                        size_t y_stride, bool add, void *scratch) {
     float *weights = scratch;
     for (int r = begin; r < end; r++) {
         weight_row(&kernels_c, w, r, weights);
@@ -108,12 +110,11 @@ void plain_matmul_float(const struct weight *w, int begin, int end, const struct
     }
 }
 
-#define EVERY_TYPE(quant, single)                                                            \
-    {                                                                                        \
-        [TENSOR_F32] = single, [TENSOR_F16] = single, [TENSOR_BF16] = single,                \
-        [TENSOR_Q4_0] = quant, [TENSOR_Q4_1] = quant, [TENSOR_Q5_0] = quant,                 \
-        [TENSOR_Q5_1] = quant, [TENSOR_Q8_0] = quant, [TENSOR_Q4_K] = quant,                 \
-        [TENSOR_Q5_K] = quant, [TENSOR_Q6_K] = quant,                                        \
+#define EVERY_TYPE(quant, single)                                                                    \
+    {                                                                                                \
+        [TENSOR_F32] = single, [TENSOR_F16] = single, [TENSOR_BF16] = single, [TENSOR_Q4_0] = quant, \
+        [TENSOR_Q4_1] = quant, [TENSOR_Q5_0] = quant, [TENSOR_Q5_1] = quant, [TENSOR_Q8_0] = quant,  \
+        [TENSOR_Q4_K] = quant, [TENSOR_Q5_K] = quant, [TENSOR_Q6_K] = quant,                         \
     }
 
 const struct kernels kernels_c = {

@@ -44,7 +44,8 @@ INLINE void add_group(int32_t dot[TILE_ROWS][16], int group, int zero, size_t g,
     __m512 minus_bias_d = _mm512_mul_ps(d, _mm512_set1_ps(-SUM_BIAS));
     for (size_t i = 0; i < TILE_ROWS; i++) {
         size_t b = i * blocks + g / per_block;
-        __m512i whole = _mm512_add_epi32(_mm512_load_si512(dot[i]), start_dot(&offset[i * blocks * per_block + g], zero));
+        __m512i whole =
+            _mm512_add_epi32(_mm512_load_si512(dot[i]), start_dot(&offset[i * blocks * per_block + g], zero));
         sum[i] = _mm512_fmadd_ps(scale_dot(whole, d, minus_bias_d), _mm512_set1_ps(x->scale[b]), sum[i]);
         if (!zero) sum[i] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->scaled_sum[b]), sum[i]);
     }
@@ -52,8 +53,8 @@ INLINE void add_group(int32_t dot[TILE_ROWS][16], int group, int zero, size_t g,
 
 /* 16 activation rows times 16 rows of the panel, `rows` of which exist. Two
  * groups at a time, so that one is multiplied while the other is scaled. */
-INLINE void amx_tile(int group, int zero, int groups, const struct panel *p, const struct act_view *x, float *y,
-                     size_t y_stride, int rows, bool add) {
+INLINE void amx_tile(int group, int zero, int groups, const struct panel *p, const struct act_view *x,
+                     float *y, size_t y_stride, int rows, bool add) {
     _Alignas(64) int32_t dot[2][TILE_ROWS][16];
     __m512 sum[TILE_ROWS];
     for (int i = 0; i < TILE_ROWS; i++) sum[i] = _mm512_setzero_ps();
@@ -81,9 +82,10 @@ INLINE void amx_tile(int group, int zero, int groups, const struct panel *p, con
     }
 }
 
-INLINE void amx_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                      size_t y_stride, bool add, void *scratch) {
-    struct panel p = unpack_panel(w, begin, end, (uint8_t)(zero - quant_formats[w->type].zero), interleave_512, scratch);
+INLINE void amx_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a,
+                      float *y, size_t y_stride, bool add, void *scratch) {
+    struct panel p =
+        unpack_panel(w, begin, end, (uint8_t)(zero - quant_formats[w->type].zero), interleave_512, scratch);
     int tiled = a->n / TILE_ROWS * TILE_ROWS, groups = w->cols / group;
     if (tiled) configure_tiles(group);
     for (int v = 0; v < end - begin; v += 16) {
@@ -99,10 +101,10 @@ INLINE void amx_panel(int group, int zero, const struct weight *w, int begin, in
     run_tiles(group, zero, groups, &p, a, tiled, &out);
 }
 
-#define AMX(name, group, zero)                                                                                    \
+#define AMX(name, group, zero)                                                                             \
     void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
-                     bool add, void *scratch) {                                                                   \
-        amx_panel(group, zero, w, begin, end, a, y, y_stride, add, scratch);                                      \
+              bool add, void *scratch) {                                                                   \
+        amx_panel(group, zero, w, begin, end, a, y, y_stride, add, scratch);                               \
     }
 
 AMX(gemm_min_amx, 32, 0)

@@ -24,7 +24,8 @@ INLINE void dot_group(int n, struct recipe recipe, const uint8_t *u, const int8_
                 int32_t four;
                 memcpy(&four, q + (size_t)i * q_stride + c + 4 * s, sizeof four);
                 for (int j = 0; j < VECTORS; j++) {
-                    __m256i w = _mm256_load_si256((const __m256i *)(weights + 32 * j)), x = _mm256_set1_epi32(four);
+                    __m256i w = _mm256_load_si256((const __m256i *)(weights + 32 * j)),
+                            x = _mm256_set1_epi32(four);
                     __m256i pairs = recipe.zero < 0
                                         ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
                                         : _mm256_maddubs_epi16(w, x);
@@ -40,8 +41,8 @@ INLINE void dot_group(int n, struct recipe recipe, const uint8_t *u, const int8_
 }
 
 /* n activation rows times 16 rows of the panel, `rows` of which exist. */
-INLINE void run_tile(int n, struct recipe recipe, const struct panel *p, int cols, const struct act_view *x, float *y,
-                     size_t y_stride, int rows, bool add) {
+INLINE void run_tile(int n, struct recipe recipe, const struct panel *p, int cols, const struct act_view *x,
+                     float *y, size_t y_stride, int rows, bool add) {
     __m256 sum[TILE][VECTORS];
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) sum[i][j] = _mm256_setzero_ps();
@@ -58,7 +59,8 @@ INLINE void run_tile(int n, struct recipe recipe, const struct panel *p, int col
         for (int i = 0; i < n; i++)
             for (int j = 0; j < VECTORS; j++) {
                 int b = i * x->blocks + g / per_block;
-                __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(dot[i][j]), _mm256_load_ps(p->d + g * PANEL + 8 * j));
+                __m256 part =
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(dot[i][j]), _mm256_load_ps(p->d + g * PANEL + 8 * j));
                 sum[i][j] = _mm256_fmadd_ps(part, _mm256_broadcast_ss(x->scale + b), sum[i][j]);
                 if (recipe.zero == 0)
                     sum[i][j] = _mm256_fmadd_ps(_mm256_load_ps(p->m + g * PANEL + 8 * j),
@@ -74,8 +76,8 @@ INLINE void run_tile(int n, struct recipe recipe, const struct panel *p, int col
         }
 }
 
-INLINE void gemm(struct recipe recipe, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                 size_t y_stride, bool add, void *scratch) {
+INLINE void gemm(struct recipe recipe, const struct weight *w, int begin, int end, const struct acts *a,
+                 float *y, size_t y_stride, bool add, void *scratch) {
     uint8_t shift = (uint8_t)(recipe.zero < 0 ? -quant_formats[w->type].zero : 0);
     struct panel all = unpack_panel(w, begin, end, shift, interleave_plain, scratch);
     for (int v = 0; v < end - begin; v += 8 * VECTORS) {
@@ -83,16 +85,17 @@ INLINE void gemm(struct recipe recipe, const struct weight *w, int begin, int en
         for (int i = 0; i < a->n; i += TILE) {
             struct act_view x = act_row(a, i);
             float *out = y + (size_t)i * y_stride + begin + v;
-            if (a->n - i >= TILE) run_tile(TILE, recipe, &p, w->cols, &x, out, y_stride, end - begin - v, add);
+            if (a->n - i >= TILE)
+                run_tile(TILE, recipe, &p, w->cols, &x, out, y_stride, end - begin - v, add);
             else run_tile(1, recipe, &p, w->cols, &x, out, y_stride, end - begin - v, add);
         }
     }
 }
 
-#define GEMM(name, ...)                                                                                           \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
-                     bool add, void *scratch) {                                                                   \
-        gemm((struct recipe){__VA_ARGS__}, w, begin, end, a, y, y_stride, add, scratch);                          \
+#define GEMM(name, ...)                                                                          \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, \
+                     size_t y_stride, bool add, void *scratch) {                                 \
+        gemm((struct recipe){__VA_ARGS__}, w, begin, end, a, y, y_stride, add, scratch);         \
     }
 
 /* A step is at most 2 * 127 * the largest u. */

@@ -11,7 +11,8 @@ static inline __m512i dot_bytes(__m512i sum, __m512i u, __m512i q, bool wide) {
     }
     __m512i even_u = _mm512_and_si512(u, _mm512_set1_epi16(0xff)), odd_u = _mm512_srli_epi16(u, 8);
     __m512i even_q = _mm512_srai_epi16(_mm512_slli_epi16(q, 8), 8), odd_q = _mm512_srai_epi16(q, 8);
-    return _mm512_add_epi32(sum, _mm512_add_epi32(_mm512_madd_epi16(even_u, even_q), _mm512_madd_epi16(odd_u, odd_q)));
+    return _mm512_add_epi32(
+        sum, _mm512_add_epi32(_mm512_madd_epi16(even_u, even_q), _mm512_madd_epi16(odd_u, odd_q)));
 }
 
 #include "quant_gemm_avx512.h"

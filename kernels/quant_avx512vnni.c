@@ -15,19 +15,19 @@ GEMM(gemm_min, 32, 0)
 GEMM(gemm_zero, 32, 128)
 GEMM(gemm_zero_16, 16, 128)
 
-#define MATVECS                                                                                                  \
-    {                                                                                                            \
-        [TENSOR_F32] = matvec_f32_avx512, [TENSOR_F16] = matvec_f16_avx512, [TENSOR_BF16] = matvec_bf16_avx512,  \
-        [TENSOR_Q4_0] = matvec_q4_0, [TENSOR_Q4_1] = matvec_q4_1, [TENSOR_Q5_0] = matvec_q5_0,                   \
-        [TENSOR_Q5_1] = matvec_q5_1, [TENSOR_Q8_0] = matvec_q8_0, [TENSOR_Q4_K] = matvec_q4_k,                   \
-        [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,                                                \
+#define MATVECS                                                                                       \
+    {                                                                                                 \
+        [TENSOR_F32] = matvec_f32_avx512, [TENSOR_F16] = matvec_f16_avx512,                           \
+        [TENSOR_BF16] = matvec_bf16_avx512, [TENSOR_Q4_0] = matvec_q4_0, [TENSOR_Q4_1] = matvec_q4_1, \
+        [TENSOR_Q5_0] = matvec_q5_0, [TENSOR_Q5_1] = matvec_q5_1, [TENSOR_Q8_0] = matvec_q8_0,        \
+        [TENSOR_Q4_K] = matvec_q4_k, [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,        \
     }
 
-#define GEMMS(min, zero, zero_16)                                                                                \
-    {                                                                                                            \
-        [TENSOR_F32] = gemm_f32_avx512, [TENSOR_F16] = gemm_f16_avx512, [TENSOR_BF16] = gemm_bf16_avx512,        \
-        [TENSOR_Q4_0] = zero, [TENSOR_Q4_1] = min, [TENSOR_Q5_0] = zero, [TENSOR_Q5_1] = min,                    \
-        [TENSOR_Q8_0] = zero, [TENSOR_Q4_K] = min, [TENSOR_Q5_K] = min, [TENSOR_Q6_K] = zero_16,                 \
+#define GEMMS(min, zero, zero_16)                                                                         \
+    {                                                                                                     \
+        [TENSOR_F32] = gemm_f32_avx512, [TENSOR_F16] = gemm_f16_avx512, [TENSOR_BF16] = gemm_bf16_avx512, \
+        [TENSOR_Q4_0] = zero, [TENSOR_Q4_1] = min, [TENSOR_Q5_0] = zero, [TENSOR_Q5_1] = min,             \
+        [TENSOR_Q8_0] = zero, [TENSOR_Q4_K] = min, [TENSOR_Q5_K] = min, [TENSOR_Q6_K] = zero_16,          \
     }
 
 const struct kernels kernels_avx512vnni = {

@@ -80,7 +80,7 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
             for (int i = 0; i < n; i++) {
                 int32_t four;
                 memcpy(&four, q + (size_t)i * v->q_stride + g * (size_t)group + (size_t)c, sizeof four);
-                for (int j = 0; j < VECTORS; j++) 
+                for (int j = 0; j < VECTORS; j++)
                     dot[i][j] = dot_bytes(dot[i][j], weights[j], _mm512_set1_epi32(four), zero == 128);
             }
         }
@@ -126,16 +126,16 @@ INLINE void run_tiles(int group, int zero, int groups, const struct panel *p, co
     }
 }
 
-INLINE void gemm_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                       size_t y_stride, bool add, void *scratch) {
+INLINE void gemm_panel(int group, int zero, const struct weight *w, int begin, int end, const struct acts *a,
+                       float *y, size_t y_stride, bool add, void *scratch) {
     uint8_t shift = (uint8_t)(zero - quant_formats[w->type].zero);
     struct panel p = unpack_panel(w, begin, end, shift, interleave_512, scratch);
     struct gemm_out out = {y + begin, y_stride, end - begin, add};
     run_tiles(group, zero, w->cols / group, &p, a, 0, &out);
 }
 
-#define GEMM(name, group, zero)                                                                                  \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
-                     bool add, void *scratch) {                                                                 \
-        gemm_panel(group, zero, w, begin, end, a, y, y_stride, add, scratch);                                   \
+#define GEMM(name, group, zero)                                                                  \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, \
+                     size_t y_stride, bool add, void *scratch) {                                 \
+        gemm_panel(group, zero, w, begin, end, a, y, y_stride, add, scratch);                    \
     }

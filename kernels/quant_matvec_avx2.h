@@ -13,7 +13,9 @@ INLINE __m256i dot_bytes(__m256i u, __m256i q) {
 }
 
 /* The same for signed weights, whose sign goes to q. */
-INLINE __m256i dot_signed(__m256i w, __m256i q) { return dot_bytes(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)); }
+INLINE __m256i dot_signed(__m256i w, __m256i q) {
+    return dot_bytes(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
+}
 
 /* 16 bytes of nibbles as 32 bytes: the low ones, then the high ones. */
 INLINE __m256i load_nibbles(const uint8_t *p) {
@@ -41,8 +43,8 @@ INLINE __m256i dot_block(enum tensor_type type, int bytes, const uint8_t *p, __m
 }
 
 /* Formats in blocks of 32. */
-INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
-                          int row, float *y, bool add, void *scratch) {
+INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int begin, int end,
+                          const struct acts *a, int row, float *y, bool add, void *scratch) {
     (void)scratch;
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
@@ -76,7 +78,8 @@ INLINE __m256i load_group_k4(enum tensor_type type, int bytes, const uint8_t *p,
     __m256i u = _mm256_and_si256(z, _mm256_set1_epi8(15));
     if (type == TENSOR_Q5_K) {
         const __m256i bit = _mm256_set1_epi8((char)(1 << g));
-        __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)(p + 16)), bit), bit);
+        __m256i set =
+            _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)(p + 16)), bit), bit);
         u = _mm256_or_si256(u, _mm256_and_si256(set, _mm256_set1_epi8(16)));
     }
     return u;
@@ -91,10 +94,12 @@ INLINE __m256i load_group_k6(const uint8_t *p, int g) {
     if (part == 0) bits = _mm256_slli_epi16(bits, 4);
     if (part == 1) bits = _mm256_slli_epi16(bits, 2);
     if (part == 3) bits = _mm256_srli_epi16(bits, 2);
-    return _mm256_or_si256(_mm256_and_si256(z, _mm256_set1_epi8(15)), _mm256_and_si256(bits, _mm256_set1_epi8(0x30)));
+    return _mm256_or_si256(_mm256_and_si256(z, _mm256_set1_epi8(15)),
+                           _mm256_and_si256(bits, _mm256_set1_epi8(0x30)));
 }
 
-INLINE __m256 add_block_k4(enum tensor_type type, const uint8_t *p, const struct act_view *x, int b, __m256 sum) {
+INLINE __m256 add_block_k4(enum tensor_type type, const uint8_t *p, const struct act_view *x, int b,
+                           __m256 sum) {
     float d[8], m[8];
     unpack_k_scales(p, d, m);
     __m256 scales = _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_loadu_ps(x->scale + 8 * b));
@@ -125,8 +130,8 @@ INLINE __m256 add_block_k6(const uint8_t *p, const struct act_view *x, int b, __
 }
 
 /* Formats in blocks of 256. */
-INLINE void matvec_supers(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
-                          int row, float *y, bool add, void *scratch) {
+INLINE void matvec_supers(enum tensor_type type, const struct weight *w, int begin, int end,
+                          const struct acts *a, int row, float *y, bool add, void *scratch) {
     (void)scratch;
     struct act_view x = act_row(a, row);
     int bytes = quant_formats[type].bytes;
@@ -142,10 +147,10 @@ INLINE void matvec_supers(enum tensor_type type, const struct weight *w, int beg
     }
 }
 
-#define MATVEC(name, type, loop)                                                                                    \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, \
-                     void *scratch) {                                                                               \
-        loop(type, w, begin, end, a, row, y, add, scratch);                                                         \
+#define MATVEC(name, type, loop)                                                                          \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
+                     bool add, void *scratch) {                                                           \
+        loop(type, w, begin, end, a, row, y, add, scratch);                                               \
     }
 
 MATVEC(matvec_q4_0, TENSOR_Q4_0, matvec_blocks)

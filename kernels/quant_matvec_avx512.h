@@ -22,9 +22,9 @@
 
 /* Four blocks of activations, as four blocks of weights come out of the file. */
 struct act_quad {
-    __m512i lo, hi;     /* elements 0-15 and 16-31 of block i in lane i */
-    __m512i offset;     /* -zero * sum(q) in the first element of each lane */
-    __m512 scale;       /* per lane */
+    __m512i lo, hi; /* elements 0-15 and 16-31 of block i in lane i */
+    __m512i offset; /* -zero * sum(q) in the first element of each lane */
+    __m512 scale;   /* per lane */
     __m512 scaled_sum;
 };
 
@@ -60,8 +60,8 @@ INLINE const struct act_quad *prepare_quads(const struct acts *a, int row, int z
  * them, the first at byte 0, the second at byte `second`. Numbers count 16 bits. */
 struct quad_map {
     int second;
-    __m512i scales;        /* element 4*block + row: d, 16 + that: m */
-    __m512i nibbles;       /* lane b: the 16 bytes of block b */
+    __m512i scales;              /* element 4*block + row: d, 16 + that: m */
+    __m512i nibbles;             /* lane b: the 16 bytes of block b */
     __mmask32 scales2, nibbles2; /* those that come from the second vector */
 };
 
@@ -110,8 +110,8 @@ INLINE __m512i add_fifth(__m512i u, const uint8_t *p, int bytes, int n) {
 }
 
 /* The elements of n <= 4 blocks at p: 0-15 of each in *lo, 16-31 in *hi. */
-INLINE void load_quad(enum tensor_type type, const struct quant_format *f, const struct quad_map *map, const uint8_t *p,
-                      int n, __m512i part1, __m512i part2, __m512i *lo, __m512i *hi) {
+INLINE void load_quad(enum tensor_type type, const struct quant_format *f, const struct quad_map *map,
+                      const uint8_t *p, int n, __m512i part1, __m512i part2, __m512i *lo, __m512i *hi) {
     if (type == TENSOR_Q8_0) {
         const __m512i flip = _mm512_set1_epi8((char)0x80);
         *lo = _mm512_xor_si512(join_lanes(p + 2, f->bytes, n), flip);
@@ -143,7 +143,8 @@ INLINE void add_quad(enum tensor_type type, const struct quant_format *f, const 
         part2[r] = load_part(p[r], map->second, n * f->bytes);
         __mmask32 row = (__mmask32)0x11111111 << r;
         scales = _mm512_mask_permutexvar_epi16(scales, row, map->scales, part1[r]);
-        if (f->bytes > 20) scales = _mm512_mask_permutexvar_epi16(scales, row & map->scales2, map->scales, part2[r]);
+        if (f->bytes > 20)
+            scales = _mm512_mask_permutexvar_epi16(scales, row & map->scales2, map->scales, part2[r]);
     }
     __m512 scale = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(scales)), x->scale);
     if (f->has_min) {
@@ -161,8 +162,9 @@ INLINE void add_quad(enum tensor_type type, const struct quant_format *f, const 
     }
 }
 
-INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, const struct weight *w, int begin,
-                         int end, const struct acts *a, int row, float *y, bool add, void *scratch) {
+INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, const struct weight *w,
+                         int begin, int end, const struct acts *a, int row, float *y, bool add,
+                         void *scratch) {
     const struct act_quad *x = prepare_quads(a, row, f->zero, scratch);
     const struct quad_map map = quad_map(f);
     int blocks = w->cols / f->block;
@@ -191,7 +193,7 @@ struct act_super {
 };
 
 INLINE const struct act_super *prepare_supers(enum tensor_type type, const struct acts *a, int row,
-                                               void *scratch) {
+                                              void *scratch) {
     struct act_view v = act_row(a, row);
     struct act_super *supers = scratch;
     for (int b = 0; b < a->cols / ACT_BLOCK; b += 8) {
@@ -283,8 +285,9 @@ INLINE __m512 add_super_k6(const struct act_super *x, const uint8_t *p, __m512 s
     return sum;
 }
 
-INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, const struct weight *w, int begin,
-                          int end, const struct acts *a, int row, float *y, bool add, void *scratch) {
+INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, const struct weight *w,
+                          int begin, int end, const struct acts *a, int row, float *y, bool add,
+                          void *scratch) {
     const struct act_super *x = prepare_supers(type, a, row, scratch);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
@@ -303,10 +306,10 @@ INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, c
     }
 }
 
-#define MATVEC(name, type, loop)                                                                                \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, \
-                     void *scratch) {                                                                           \
-        loop(type, &quant_formats[type], w, begin, end, a, row, y, add, scratch);                               \
+#define MATVEC(name, type, loop)                                                                          \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
+                     bool add, void *scratch) {                                                           \
+        loop(type, &quant_formats[type], w, begin, end, a, row, y, add, scratch);                         \
     }
 
 MATVEC(matvec_q4_0, TENSOR_Q4_0, matvec_quads)

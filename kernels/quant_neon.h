@@ -21,8 +21,8 @@
 #define VECTORS 2 /* weight rows of a tile, by fours */
 
 /* A block is unpacked into registers, or at least into the first-level cache. */
-INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a, int row,
-                   float *y, bool add) {
+INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const struct acts *a,
+                   int row, float *y, bool add) {
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
     const int8x16_t zero = vdupq_n_s8((int8_t)f->zero);
@@ -37,7 +37,8 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
             for (int g = 0; g < f->block / f->group; g++) {
                 int32x4_t dot = vdupq_n_s32(0);
                 for (int i = g * f->group; i < (g + 1) * f->group; i += 16)
-                    dot = dot_bytes(dot, vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(u + i)), zero), vld1q_s8(x.q + c + i));
+                    dot = dot_bytes(dot, vsubq_s8(vreinterpretq_s8_u8(vld1q_u8(u + i)), zero),
+                                    vld1q_s8(x.q + c + i));
                 int b = (c + g * f->group) / ACT_BLOCK;
                 sum = vfmaq_n_f32(sum, vcvtq_f32_s32(dot), d[g] * x.scale[b]);
                 if (f->has_min) rest += m[g] * x.scaled_sum[b];
@@ -69,8 +70,8 @@ INLINE void dot_group(int n, int group, const uint8_t *u, const int8_t *q, size_
 }
 
 /* n activation rows times eight rows of the panel, `rows` of which exist. */
-INLINE void run_tile(int n, int group, bool has_min, const struct panel *p, int cols, const struct act_view *x,
-                     float *y, size_t y_stride, int rows, bool add) {
+INLINE void run_tile(int n, int group, bool has_min, const struct panel *p, int cols,
+                     const struct act_view *x, float *y, size_t y_stride, int rows, bool add) {
     float32x4_t sum[TILE][VECTORS];
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) sum[i][j] = vdupq_n_f32(0);
@@ -84,7 +85,8 @@ INLINE void run_tile(int n, int group, bool has_min, const struct panel *p, int 
             for (int j = 0; j < VECTORS; j++) {
                 float32x4_t part = vmulq_f32(vcvtq_f32_s32(dot[i][j]), vld1q_f32(p->d + g * PANEL + 4 * j));
                 sum[i][j] = vfmaq_n_f32(sum[i][j], part, x->scale[b]);
-                if (has_min) sum[i][j] = vfmaq_n_f32(sum[i][j], vld1q_f32(p->m + g * PANEL + 4 * j), x->scaled_sum[b]);
+                if (has_min)
+                    sum[i][j] = vfmaq_n_f32(sum[i][j], vld1q_f32(p->m + g * PANEL + 4 * j), x->scaled_sum[b]);
             }
         }
     }
@@ -98,8 +100,8 @@ INLINE void run_tile(int n, int group, bool has_min, const struct panel *p, int 
     }
 }
 
-INLINE void gemm(int group, bool has_min, const struct weight *w, int begin, int end, const struct acts *a, float *y,
-                 size_t y_stride, bool add, void *scratch) {
+INLINE void gemm(int group, bool has_min, const struct weight *w, int begin, int end, const struct acts *a,
+                 float *y, size_t y_stride, bool add, void *scratch) {
     uint8_t shift = (uint8_t)-quant_formats[w->type].zero;
     struct panel all = unpack_panel(w, begin, end, shift, interleave_plain, scratch);
     for (int v = 0; v < end - begin; v += 4 * VECTORS) {
@@ -108,22 +110,23 @@ INLINE void gemm(int group, bool has_min, const struct weight *w, int begin, int
             struct act_view x = act_row(a, i);
             float *out = y + (size_t)i * y_stride + begin + v;
             n = a->n - i >= TILE ? TILE : 1;
-            if (n == TILE) run_tile(TILE, group, has_min, &p, w->cols, &x, out, y_stride, end - begin - v, add);
+            if (n == TILE)
+                run_tile(TILE, group, has_min, &p, w->cols, &x, out, y_stride, end - begin - v, add);
             else run_tile(1, group, has_min, &p, w->cols, &x, out, y_stride, end - begin - v, add);
         }
     }
 }
 
-#define MATVEC(name, type)                                                                                          \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, \
-                     void *scratch) {                                                                               \
-        (void)scratch;                                                                                              \
-        matvec(type, w, begin, end, a, row, y, add);                                                                \
+#define MATVEC(name, type)                                                                                \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, \
+                     bool add, void *scratch) {                                                           \
+        (void)scratch;                                                                                    \
+        matvec(type, w, begin, end, a, row, y, add);                                                      \
     }
-#define GEMM(name, group, has_min)                                                                                \
-    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
-                     bool add, void *scratch) {                                                                   \
-        gemm(group, has_min, w, begin, end, a, y, y_stride, add, scratch);                                        \
+#define GEMM(name, group, has_min)                                                               \
+    static void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, \
+                     size_t y_stride, bool add, void *scratch) {                                 \
+        gemm(group, has_min, w, begin, end, a, y, y_stride, add, scratch);                       \
     }
 
 MATVEC(matvec_q4_0, TENSOR_Q4_0)
@@ -139,23 +142,25 @@ GEMM(gemm_zero, 32, false)
 GEMM(gemm_min, 32, true)
 GEMM(gemm_zero_16, 16, false)
 
-#define NEON_TABLE(name)                                                                                       \
-    {                                                                                                          \
-        .isa = name,                                                                                           \
-        .max_few = 3,                                                                                          \
-        .matvec =                                                                                              \
-            {                                                                                                  \
-                [TENSOR_F32] = matvec_f32_neon, [TENSOR_F16] = matvec_f16_neon,                                \
-                [TENSOR_BF16] = matvec_bf16_neon, [TENSOR_Q4_0] = matvec_q4_0, [TENSOR_Q4_1] = matvec_q4_1,    \
-                [TENSOR_Q5_0] = matvec_q5_0, [TENSOR_Q5_1] = matvec_q5_1, [TENSOR_Q8_0] = matvec_q8_0,         \
-                [TENSOR_Q4_K] = matvec_q4_k, [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,         \
-            },                                                                                                 \
-        .matmul =                                                                                              \
-            {                                                                                                  \
-                [TENSOR_F32] = gemm_f32_neon, [TENSOR_F16] = gemm_f16_neon, [TENSOR_BF16] = gemm_bf16_neon,    \
-                [TENSOR_Q4_0] = gemm_zero, [TENSOR_Q4_1] = gemm_min, [TENSOR_Q5_0] = gemm_zero,              \
-                [TENSOR_Q5_1] = gemm_min, [TENSOR_Q8_0] = gemm_zero, [TENSOR_Q4_K] = gemm_min,                \
-                [TENSOR_Q5_K] = gemm_min, [TENSOR_Q6_K] = gemm_zero_16,                                       \
-            },                                                                                                 \
-        .quantize = plain_quantize, .rmsnorm = plain_rmsnorm, .silu_mul = silu_mul_neon, .vec_add = plain_vec_add, \
+#define NEON_TABLE(name)                                                                                    \
+    {                                                                                                       \
+        .isa = name, .max_few = 3,                                                                          \
+        .matvec =                                                                                           \
+            {                                                                                               \
+                [TENSOR_F32] = matvec_f32_neon,   [TENSOR_F16] = matvec_f16_neon,                           \
+                [TENSOR_BF16] = matvec_bf16_neon, [TENSOR_Q4_0] = matvec_q4_0,                              \
+                [TENSOR_Q4_1] = matvec_q4_1,      [TENSOR_Q5_0] = matvec_q5_0,                              \
+                [TENSOR_Q5_1] = matvec_q5_1,      [TENSOR_Q8_0] = matvec_q8_0,                              \
+                [TENSOR_Q4_K] = matvec_q4_k,      [TENSOR_Q5_K] = matvec_q5_k,                              \
+                [TENSOR_Q6_K] = matvec_q6_k,                                                                \
+            },                                                                                              \
+        .matmul =                                                                                           \
+            {                                                                                               \
+                [TENSOR_F32] = gemm_f32_neon, [TENSOR_F16] = gemm_f16_neon, [TENSOR_BF16] = gemm_bf16_neon, \
+                [TENSOR_Q4_0] = gemm_zero,    [TENSOR_Q4_1] = gemm_min,     [TENSOR_Q5_0] = gemm_zero,      \
+                [TENSOR_Q5_1] = gemm_min,     [TENSOR_Q8_0] = gemm_zero,    [TENSOR_Q4_K] = gemm_min,       \
+                [TENSOR_Q5_K] = gemm_min,     [TENSOR_Q6_K] = gemm_zero_16,                                 \
+            },                                                                                              \
+        .quantize = plain_quantize, .rmsnorm = plain_rmsnorm, .silu_mul = silu_mul_neon,                    \
+        .vec_add = plain_vec_add,                                                                           \
     }

@@ -23,8 +23,9 @@ static inline void interleave_plain(const uint8_t *rows, int cols, uint8_t shift
 }
 
 /* Unpacks rows begin .. end - 1; the last stands in for those missing from PANEL. */
-static inline __attribute__((always_inline)) struct panel unpack_panel(const struct weight *w, int begin, int end,
-                                                                       uint8_t shift, interleave_fn interleave,
+static inline __attribute__((always_inline)) struct panel unpack_panel(const struct weight *w, int begin,
+                                                                       int end, uint8_t shift,
+                                                                       interleave_fn interleave,
                                                                        void *scratch) {
     const struct quant_format *f = &quant_formats[w->type];
     size_t cols = (size_t)w->cols, padded = (cols + 63) / 64 * 64;

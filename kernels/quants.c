@@ -52,7 +52,7 @@ uint16_t f32_to_f16(float x) {
     uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
     bits &= 0x7fffffff;
     if (bits > 0x7f800000) return sign | 0x7e00 | (uint16_t)(bits >> 13 & 0x3ff); /* NaN */
-    if (bits >= 0x477ff000) return sign | 0x7c00;                                /* rounds to infinity */
+    if (bits >= 0x477ff000) return sign | 0x7c00;                                 /* rounds to infinity */
     if (bits < 0x38800000) { /* below the least normal: the FPU rounds to a multiple of 2^-24 */
         float f;
         memcpy(&f, &bits, sizeof f);

@@ -17,11 +17,11 @@
 typedef void (*unpack_fn)(const uint8_t *blocks, int n, uint8_t *u, float *d, float *m);
 
 struct quant_format {
-    int block;        /* elements in a block */
-    int bytes;        /* bytes in a block */
-    int group;        /* elements that share d and m */
-    int zero;         /* subtracted from u */
-    bool has_min;     /* has m */
+    int block;    /* elements in a block */
+    int bytes;    /* bytes in a block */
+    int group;    /* elements that share d and m */
+    int zero;     /* subtracted from u */
+    bool has_min; /* has m */
     unpack_fn unpack;
 };
 
@@ -173,13 +173,13 @@ static inline void unpack_q6_k(const uint8_t *block, uint8_t *u, float *d, float
     }
 }
 
-#define UNPACK_BLOCKS(format, block, bytes, group)                                                             \
-    static inline void unpack_blocks_##format(const uint8_t *restrict blocks, int n, uint8_t *restrict u,     \
-                                              float *restrict d, float *restrict m) {                        \
-        for (int i = 0; i < n; i++) {                                                                         \
-            const int g = i * (block / group);                                                                \
-            unpack_##format(blocks + i * bytes, u + i * block, d + g, m + g);                                 \
-        }                                                                                                     \
+#define UNPACK_BLOCKS(format, block, bytes, group)                                                        \
+    static inline void unpack_blocks_##format(const uint8_t *restrict blocks, int n, uint8_t *restrict u, \
+                                              float *restrict d, float *restrict m) {                     \
+        for (int i = 0; i < n; i++) {                                                                     \
+            const int g = i * (block / group);                                                            \
+            unpack_##format(blocks + i * bytes, u + i * block, d + g, m + g);                             \
+        }                                                                                                 \
     }
 
 UNPACK_BLOCKS(q4_0, 32, 18, 32)

@@ -5,19 +5,20 @@
 
 #include "internal.h"
 
-#define DECLARE_MATVEC(name) \
-    void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, void *scratch)
-#define DECLARE_MATMUL(name) \
-    void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, bool add, \
+#define DECLARE_MATVEC(name)                                                                                 \
+    void name(const struct weight *w, int begin, int end, const struct acts *a, int row, float *y, bool add, \
               void *scratch)
+#define DECLARE_MATMUL(name)                                                                               \
+    void name(const struct weight *w, int begin, int end, const struct acts *a, float *y, size_t y_stride, \
+              bool add, void *scratch)
 
 /* One of each for an instruction set. */
-#define DECLARE_FLOAT_PRODUCTS(isa)        \
-    DECLARE_MATVEC(matvec_f32_##isa);      \
-    DECLARE_MATVEC(matvec_f16_##isa);      \
-    DECLARE_MATVEC(matvec_bf16_##isa);     \
-    DECLARE_MATMUL(gemm_f32_##isa);        \
-    DECLARE_MATMUL(gemm_f16_##isa);        \
+#define DECLARE_FLOAT_PRODUCTS(isa)    \
+    DECLARE_MATVEC(matvec_f32_##isa);  \
+    DECLARE_MATVEC(matvec_f16_##isa);  \
+    DECLARE_MATVEC(matvec_bf16_##isa); \
+    DECLARE_MATMUL(gemm_f32_##isa);    \
+    DECLARE_MATMUL(gemm_f16_##isa);    \
     DECLARE_MATMUL(gemm_bf16_##isa)
 
 DECLARE_FLOAT_PRODUCTS(avx2);

@@ -49,7 +49,8 @@ INLINE void transpose_16x16(const __m512i in[16], __m512i out[16]) {
         }
     /* Lane l of a[4*i + j] holds element 4*l + j of in[4*i] .. in[4*i + 3]. */
     for (int j = 0; j < 4; j++) {
-        __m512i even0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), odd0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+        __m512i even0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88),
+                odd0 = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
         __m512i even1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
         __m512i odd1 = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
         out[j] = _mm512_shuffle_i32x4(even0, even1, 0x88);

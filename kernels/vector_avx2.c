@@ -7,7 +7,8 @@
  * n may lie outside of the exponents of normal numbers. */
 INLINE __m256 exp_ps(__m256 x) {
     x = _mm256_min_ps(_mm256_set1_ps(89), _mm256_max_ps(_mm256_set1_ps(-104), x));
-    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.9875691500e-4f);
@@ -20,7 +21,8 @@ INLINE __m256 exp_ps(__m256 x) {
     __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
     const __m256i one = _mm256_set1_epi32(127);
     __m256 scale0 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, one), 23));
-    __m256 scale1 = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), one), 23));
+    __m256 scale1 =
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), one), 23));
     return _mm256_mul_ps(_mm256_mul_ps(p, scale0), scale1);
 }
 
@@ -36,7 +38,8 @@ void silu_mul_avx2(float *gate, const float *up, int n) {
 
 void vec_add_avx2(float *x, const float *y, int n) {
     int i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
     for (; i < n; i++) x[i] += y[i];
 }
 
@@ -85,7 +88,8 @@ void quantize_avx2(const struct acts *a, int row) {
         __m256 inverse = _mm256_set1_ps(largest > 0 ? 127 / largest : 0);
         __m256i rounded[4];
         for (int i = 0; i < 4; i++) rounded[i] = _mm256_cvtps_epi32(_mm256_mul_ps(values[i], inverse));
-        __m256i words0 = _mm256_packs_epi32(rounded[0], rounded[1]), words1 = _mm256_packs_epi32(rounded[2], rounded[3]);
+        __m256i words0 = _mm256_packs_epi32(rounded[0], rounded[1]),
+                words1 = _mm256_packs_epi32(rounded[2], rounded[3]);
         const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
         __m256i q = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), order);
         _mm256_store_si256((__m256i *)(v.q + b * ACT_BLOCK), q);

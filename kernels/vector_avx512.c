@@ -109,8 +109,9 @@ void quantize_avx512(const struct acts *a, int row) {
         __m512i low = sum_lanes(_mm512_load_si512(q)), high = sum_lanes(_mm512_load_si512(q + 64));
         __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(low, every_fourth, high));
         __m256i pairs = _mm256_add_epi32(halves, _mm256_shuffle_epi32(halves, 0xb1));
-        __m128i sums = _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(_mm256_castsi256_si128(pairs)),
-                                                       _mm_castsi128_ps(_mm256_extracti128_si256(pairs, 1)), 0x88));
+        __m128i sums =
+            _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(_mm256_castsi256_si128(pairs)),
+                                            _mm_castsi128_ps(_mm256_extracti128_si256(pairs, 1)), 0x88));
         size_t block = first + (size_t)b;
         _mm_store_ps(v.scale + block, scale);
         _mm_store_ps(v.scaled_sum + block, _mm_mul_ps(scale, _mm_cvtepi32_ps(sums)));

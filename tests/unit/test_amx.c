@@ -68,9 +68,11 @@ static void *allocate(size_t bytes) {
     return p;
 }
 
-static void check_product(const struct kernels *k, enum tensor_type type, matmul_fn model, int rows, int n, int cols) {
+static void check_product(const struct kernels *k, enum tensor_type type, matmul_fn model, int rows, int n,
+                          int cols) {
     const struct quant_format *f = quant_format(type);
-    struct weight w = {.type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / f->block * f->bytes)};
+    struct weight w = {
+        .type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / f->block * f->bytes)};
     uint8_t *data = allocate(w.row_bytes * (size_t)rows);
     for (size_t i = 0; i < w.row_bytes * (size_t)rows; i++) data[i] = (uint8_t)(i * 2654435761u >> 13) & 0xbb;
     w.data = data;

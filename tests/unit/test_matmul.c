@@ -9,8 +9,9 @@
 
 static const char *const isas[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
 
-static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0,
-                                         TENSOR_Q5_1, TENSOR_Q8_0, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
+static const enum tensor_type types[] = {TENSOR_F32,  TENSOR_F16,  TENSOR_BF16, TENSOR_Q4_0,
+                                         TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1, TENSOR_Q8_0,
+                                         TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K};
 
 static uint32_t random_state = 1;
 
@@ -39,7 +40,8 @@ static uint8_t *random_weight(struct weight *w, enum tensor_type type, int rows,
     int elements;
     size_t bytes;
     if (!tensor_type_block(type, &elements, &bytes)) abort();
-    *w = (struct weight){.type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / elements) * bytes};
+    *w = (struct weight){
+        .type = type, .rows = rows, .cols = cols, .row_bytes = (size_t)(cols / elements) * bytes};
     size_t total = w->row_bytes * (size_t)rows;
     uint8_t *data = malloc(total);
     if (!data) abort();
@@ -72,8 +74,8 @@ static void run_job(struct worker *w, void *arg) {
 }
 
 /* y[n, rows] of both weights, one after the other. */
-static float *run(const struct kernels *k, int threads, const struct weight *w, int n_weights, const float *x, int n,
-                  bool add) {
+static float *run(const struct kernels *k, int threads, const struct weight *w, int n_weights, const float *x,
+                  int n, bool add) {
     size_t stride = (size_t)w[0].rows + 3, size = (size_t)n * stride;
     float *y = malloc((size_t)n_weights * size * sizeof *y);
     struct team *team = team_create(threads, NULL);
@@ -107,7 +109,8 @@ static double difference(const float *a, const float *b, int n, int rows, double
 /* The result in double precision from the dequantised weight, and in *scale the
  * root mean square of the results. */
 static float *exact(const struct kernels *k, const struct weight *w, const float *x, int n, double *scale) {
-    float *y = malloc((size_t)n * ((size_t)w->rows + 3) * sizeof *y), *row = malloc((size_t)w->cols * sizeof *row);
+    float *y = malloc((size_t)n * ((size_t)w->rows + 3) * sizeof *y),
+          *row = malloc((size_t)w->cols * sizeof *row);
     if (!y || !row) abort();
     double squares = 0;
     for (int r = 0; r < w->rows; r++) {
@@ -124,8 +127,8 @@ static float *exact(const struct kernels *k, const struct weight *w, const float
     return y;
 }
 
-static void check_shape(const struct kernels *c, const struct kernels *k, enum tensor_type type, int rows, int n,
-                        int cols) {
+static void check_shape(const struct kernels *c, const struct kernels *k, enum tensor_type type, int rows,
+                        int n, int cols) {
     struct weight w;
     uint8_t *data = random_weight(&w, type, rows, cols);
     float *x = malloc((size_t)n * (size_t)cols * sizeof *x);
@@ -135,7 +138,8 @@ static void check_shape(const struct kernels *c, const struct kernels *k, enum t
     float *truth = exact(c, &w, x, n, &scale);
     float *plain = run(c, 1, &w, 1, x, n, false), *got = run(k, 1, &w, 1, x, n, false);
     bool quantised = type != TENSOR_F32 && type != TENSOR_F16 && type != TENSOR_BF16;
-    double from_plain = difference(got, plain, n, rows, scale), from_truth = difference(got, truth, n, rows, scale);
+    double from_plain = difference(got, plain, n, rows, scale),
+           from_truth = difference(got, truth, n, rows, scale);
     if (from_plain > 1e-5 || from_truth > (quantised ? 0.05 : 1e-5))
         printf("%s %s: %d x %d, n = %d:\n", kernels_isa(k), tensor_type_name(type), rows, cols, n);
     CHECK_NEAR(from_plain, 0, 1e-5);

@@ -19,7 +19,8 @@ static void check_golden(void) {
         CHECK(data && expected && got);
         CHECK(fread(data, 1, head[2], f) == head[2]);
         CHECK(fread(expected, sizeof *expected, head[1], f) == head[1]);
-        struct weight w = {.type = head[0], .rows = 1, .cols = (int)head[1], .row_bytes = head[2], .data = data};
+        struct weight w = {
+            .type = head[0], .rows = 1, .cols = (int)head[1], .row_bytes = head[2], .data = data};
         weight_row(k, &w, 0, got);
         int different = 0;
         for (uint32_t i = 0; i < head[1]; i++) different += got[i] != expected[i];
