@@ -207,7 +207,9 @@ def test_sampling_follows_the_probabilities(tiny_model):
     """The first sampled token over many seeds, against softmax at that temperature."""
     path, reference = tiny_model()
     ids = random_ids(20)
-    p = np.exp(log_softmax(reference.logits(ids)[-1].numpy() / 0.25))
+    row = reference.logits(ids)[-1].numpy()
+    # a temperature at which the best token is neither certain nor one of many
+    temp, p = next((t, p) for t in (0.25, 0.5, 1, 2) if (p := np.exp(log_softmax(row / t))).max() < 0.7)
     best = tiny.text_of([int(p.argmax())])
     hits = 0
     for seed in range(150):
@@ -218,7 +220,7 @@ def test_sampling_follows_the_probabilities(tiny_model):
             "-n",
             1,
             "--temp",
-            0.25,
+            temp,
             "--top-k",
             0,
             "--top-p",
@@ -230,5 +232,5 @@ def test_sampling_follows_the_probabilities(tiny_model):
         ).stdout.decode()
         hits += out == best
     sigma = np.sqrt(150 * p.max() * (1 - p.max()))
-    assert 0.1 < p.max() < 0.9, "choose other ids: this distribution shows nothing"
+    assert p.max() > 0.1
     assert abs(hits - 150 * p.max()) < 4 * sigma + 1
