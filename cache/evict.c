@@ -215,7 +215,7 @@ int evict_state(struct evict *e, struct state_io *io, struct error *err) {
     return 0;
 }
 
-/* ---- the step ---- */
+/* ---- for policies ---- */
 
 #define LANES 16 /* independent sums, which the compiler can put into vectors */
 
@@ -252,6 +252,8 @@ void evict_value(const struct evict_layer *l, int head, int i, float *value) {
 }
 
 float *evict_scores(const struct evict *e, int head) { return e->scores + (size_t)head * (size_t)e->cap; }
+
+/* ---- the step ---- */
 
 /* How many of a head's entries a round looks at. */
 static int in_round(const struct evict_layer *l, int head, int limit) {

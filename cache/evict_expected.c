@@ -5,8 +5,8 @@
  * then expected to be exp(k.R mu / sqrt(d) + k.R C R'.k / 2d), softmax over the entries after the sink, mean
  * over the group; times the norm of the value. As kvpress's ExpectedAttentionPress at the end of a prompt
  * that came in one batch. The exponents are computed when an entry comes and renewed at the end of a prompt
- * and once `renew` tokens have passed since the last time, for they cost d/2 times as much as attention does.
- * */
+ * and once `renew` tokens have passed since the last time, for they cost d/2 times as much as attention
+ * does. */
 #include <math.h>
 #include <string.h>
 
@@ -20,11 +20,11 @@ struct expected_options {
     float epsilon;
 };
 
-/* A layer's state; behind it double mean[H][d] and double square[H][d][d], sums over queries before RoPE. */
+/* A layer's state. */
 struct state {
     int n;          /* queries in the sums */
     int renewed_at; /* tokens so far at the last renewal; 0 before the first */
-    double sums[];
+    double sums[];  /* [H][d + d*d] of queries before RoPE, and of their outer products */
 };
 
 static const struct expected_options *options(const struct evict *e) {

@@ -21,8 +21,8 @@ struct lagkv_options {
 
 typedef void (*read_fn)(const struct evict_layer *l, int head, int i, float *x);
 
-/* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant one.
- * */
+/* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant
+ * one. */
 static void channel_ranges(const struct evict_layer *l, int head, read_fn read, int begin, int lag,
                            float *min, float *scale) {
     int d = l->cache->head_dim;

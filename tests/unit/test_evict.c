@@ -51,8 +51,8 @@ static bool holds(const struct kv_head *head, int pos) {
     return false;
 }
 
-/* Whether the head has kept `budget` of the first n entries, and no worse one than any that it has dropped.
- * */
+/* Whether the head has kept `budget` of the first n entries, and no worse one than any that it has
+ * dropped. */
 static bool kept_the_best(const struct sim *s, const struct kv_head *head, int g, int n, int budget) {
     double worst_kept = INFINITY, best_dropped = -INFINITY;
     int kept = 0;
