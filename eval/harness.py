@@ -165,25 +165,34 @@ def figures(stats):
     return {name: f"{stats[name]:.6g}" if isinstance(stats[name], float) else stats[name] for name in FIGURES}
 
 
-def ask(engine, table, prompts, specs, n_predict, judge):
+def ask(engine, table, prompts, specs, n_predict, judge, so_far=False):
     """Puts every prompt to every spec, one prompt after the other, so that a stop leaves comparable rows.
-    judge(answer, expected) says whether an answer is right. Returns the rows, old and new."""
+    judge(answer, expected) says whether an answer is right. Returns the rows, old and new; with so_far those
+    of the prompts that every spec has answered."""
     rows = []
     for prompt in prompts:
-        for spec in specs:
-            key = dict(subject(engine, spec, prompt.length), depth=f"{prompt.depth:g}", seed=prompt.seed)
-            key["expected"] = prompt.expected
-            row = table.find(**key)
-            if not row:
-                text, stats = engine.answer(prompt, spec, n_predict)
-                correct = int(judge(text, prompt.expected))
-                row = table.add(**key, answer=" ".join(text.split()), correct=correct, **figures(stats))
-                tell(
-                    f"{spec}: {prompt.length} tokens, depth {prompt.depth:g}%: {row['answer']!r}, "
-                    f"{'right' if correct else 'wrong, not ' + prompt.expected}"
-                )
-            rows.append(row)
+        keys = [prompt_key(engine, prompt, spec) for spec in specs]
+        its = [table.find(**key) for key in keys]
+        if not so_far:
+            for i, spec in enumerate(specs):
+                its[i] = its[i] or ask_one(engine, table, prompt, spec, keys[i], n_predict, judge)
+        if all(its):
+            rows += its
     return rows
+
+
+def prompt_key(engine, prompt, spec):
+    its_subject = subject(engine, spec, prompt.length)
+    return {**its_subject, "depth": f"{prompt.depth:g}", "seed": prompt.seed, "expected": prompt.expected}
+
+
+def ask_one(engine, table, prompt, spec, key, n_predict, judge):
+    text, stats = engine.answer(prompt, spec, n_predict)
+    correct = int(judge(text, prompt.expected))
+    answer = " ".join(text.split())
+    verdict = "right" if correct else f"wrong, not {prompt.expected}"
+    tell(f"{spec}: {prompt.length} tokens, depth {prompt.depth:g}%: {answer!r}, {verdict}")
+    return table.add(**key, answer=answer, correct=correct, **figures(stats))
 
 
 def tell(text):
@@ -191,7 +200,8 @@ def tell(text):
 
 
 def mean(rows, column):
-    return sum(float(row[column]) for row in rows) / len(rows)
+    """Not a number where there are no rows, as while a sweep is under way."""
+    return sum(float(row[column]) for row in rows) / len(rows) if rows else float("nan")
 
 
 def select(rows, **values):
@@ -221,7 +231,7 @@ def print_answers(rows, specs, lengths):
             speeds = " | ".join(f"{mean(its, name):.0f}" for name in ("prompt_tps", "gen_tps"))
             entries = " | ".join(f"{mean(its, name):.0f}" for name in ("entries_attended", "entries_cached"))
             print(
-                f"| {spec} | {length} | {found}/{len(its)} = {100 * found / len(its):.0f}% | {speeds} "
+                f"| {spec} | {length} | {found}/{len(its)} = {100 * mean(its, 'correct'):.0f}% | {speeds} "
                 f"| {mean(its, 'cache_bytes') / 1e6:.1f} | {entries} |"
             )
 
@@ -251,6 +261,7 @@ def parser(description, lengths, out):
         metavar="PATH",
         help="PATH.csv and PATH.png are written; default %(default)s",
     )
+    p.add_argument("--so-far", action="store_true", help="measure nothing; table and figure of what is there")
     p.add_argument(
         "--run", default=str(RUN), metavar="FILE", help="the binary; default ./run of this repository"
     )

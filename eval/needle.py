@@ -151,7 +151,7 @@ def main(argv):
     options, specs, engine = harness.parse(p, argv)
     table = harness.Table(f"{options.out}.csv", harness.ANSWER_COLUMNS, harness.PROMPT_KEY)
     asked = prompts(engine, options.lengths, options.depths, options.needles, options.seed)
-    rows = harness.ask(engine, table, asked, specs, options.n, found)
+    rows = harness.ask(engine, table, asked, specs, options.n, found, options.so_far)
     harness.print_answers(rows, specs, options.lengths)
     plot(rows, specs, options.lengths, options.depths, f"{options.out}.png")
 

@@ -44,22 +44,23 @@ def beginning(engine, text, length):
     return text[: ends[n - 1]]
 
 
-def score(engine, table, name, text, specs, lengths):
-    """A row of --score for each spec and length."""
+def score(engine, table, name, text, specs, lengths, so_far):
+    """A row of --score for each spec and length; with so_far, those that the table has."""
     rows = []
     for length in lengths:
         part = beginning(engine, text, length)
         for spec in specs:
             key = dict(harness.subject(engine, spec, length), text=name)
             row = table.find(**key)
-            if not row:
+            if not row and not so_far:
                 stats = engine.score(part, length, spec)
                 row = table.add(**key, **{name: stats[name] for name in SCORE_FIGURES})
                 harness.tell(
                     f"{spec}: {length} tokens, perplexity {stats['perplexity']:.3f}, "
                     f"dense {stats['compare_perplexity']:.3f}, KL {stats['mean_kl']:.4f}"
                 )
-            rows.append(row)
+            if row:
+                rows.append(row)
     return rows
 
 
@@ -141,10 +142,10 @@ def main(argv):
     asked = harness.Table(f"{options.out}-passkey.csv", harness.ANSWER_COLUMNS, harness.PROMPT_KEY)
     scored = harness.Table(f"{options.out}-score.csv", [*SCORE_KEY, *SCORE_FIGURES], SCORE_KEY)
     prompts = passkey.prompts(engine, options.lengths, options.keys, None, options.seed)
-    answers = harness.ask(engine, asked, prompts, specs, passkey.N_PREDICT, passkey.found)
+    answers = harness.ask(engine, asked, prompts, specs, passkey.N_PREDICT, passkey.found, options.so_far)
     text = Path(options.text).read_text() if options.text else python_reference()
     name = Path(options.text).name if options.text else "python reference"
-    scores = score(engine, scored, name, text, specs, options.lengths)
+    scores = score(engine, scored, name, text, specs, options.lengths, options.so_far)
     print_table(answers, scores, specs, options.lengths)
     plot(answers, scores, specs, options.lengths, options.over, f"{options.out}.png")
 

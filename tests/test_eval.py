@@ -170,6 +170,30 @@ def test_passkey_script_goes_on_where_it_stopped(engine, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.count("| topk:k=8 + keydiff:budget=50% | 400 |") == 3
 
 
+def test_a_figure_of_what_is_there_so_far(engine, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "keys"
+    args = [
+        engine.model,
+        "--lengths",
+        "300",
+        "--keys",
+        "2",
+        "--run",
+        str(RUN),
+        "--out",
+        str(out),
+        "--attn",
+        "dense",
+    ]
+    passkey.main(args)
+    monkeypatch.setattr(Engine, "answer", None)  # nothing is measured from here on
+    passkey.main([*args, "--so-far"])
+    out.with_suffix(".png").unlink()
+    passkey.main([*args, "topk:k=8", "--so-far"])  # no prompt that both have answered
+    assert "| topk:k=8 | 300 | 0/0 = nan% |" in capsys.readouterr().out
+    assert out.with_suffix(".png").exists()
+
+
 def test_needle_script(engine, tmp_path):
     out = str(tmp_path / "needle")
     needle.main(
