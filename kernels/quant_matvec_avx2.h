@@ -42,32 +42,52 @@ INLINE __m256i dot_block(enum tensor_type type, int bytes, const uint8_t *p, __m
     return dot_bytes(u, q);
 }
 
+/* What the d and the m of a block are multiplied by, twice: scale and scaled sum. Where
+ * there is no m, -zero * d takes its place. */
+INLINE const float *prepare_scales(const struct act_view *x, int blocks, float m_factor, void *scratch) {
+    float *scales = scratch;
+    for (int b = 0; b < blocks; b++) {
+        scales[4 * b] = scales[4 * b + 2] = x->scale[b];
+        scales[4 * b + 1] = scales[4 * b + 3] = m_factor * x->scaled_sum[b];
+    }
+    return scales;
+}
+
+/* d and m (or d again) of a block of one row, then of another. */
+INLINE __m128 load_scales(bool has_min, const uint8_t *p0, const uint8_t *p1) {
+    int32_t s0, s1;
+    memcpy(&s0, p0, sizeof s0);
+    memcpy(&s1, p1, sizeof s1);
+    __m128i halves = _mm_insert_epi32(_mm_cvtsi32_si128(s0), s1, 1);
+    return _mm_cvtph_ps(has_min ? halves : _mm_shufflelo_epi16(halves, 0xa0));
+}
+
 /* Formats in blocks of 32. */
 INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int begin, int end,
                           const struct acts *a, int row, float *y, bool add, void *scratch) {
-    (void)scratch;
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
-    float zero = type == TENSOR_Q8_0 ? 0 : (float)f->zero;
+    int blocks = w->cols / f->block, zero = type == TENSOR_Q8_0 ? 0 : f->zero;
+    const float *scales = prepare_scales(&x, blocks, f->has_min ? 1 : -(float)zero, scratch);
     for (int r = begin; r < end; r += 2) {
-        __m256 sum[2] = {0};
-        float rest[2] = {0};
-        const uint8_t *p[2] = {w->data + (size_t)r * w->row_bytes, NULL};
-        p[1] = r + 1 < end ? p[0] + w->row_bytes : p[0];
-        for (int b = 0; b < w->cols / f->block; b++) {
+        const uint8_t *p0 = w->data + (size_t)r * w->row_bytes, *p1 = r + 1 < end ? p0 + w->row_bytes : p0;
+        __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0;
+        __m128 rest = _mm_setzero_ps(); /* the m part: elements 1 and 3 */
+        for (int b = 0; b < blocks; b++, p0 += f->bytes, p1 += f->bytes) {
+            if (b % 2 == 0) prefetch(p0 + b * f->bytes, 4 * f->bytes);
             __m256i q = _mm256_load_si256((const __m256i *)(x.q + b * ACT_BLOCK));
-            if (b % 2 == 0) prefetch(p[0] + b * f->bytes, 4 * f->bytes);
-            for (int i = 0; i < 2; i++, p[i - 1] += f->bytes) {
-                float d = read_f16(p[i]), m = f->has_min ? read_f16(p[i] + 2) : -zero * d;
-                __m256 dot = _mm256_cvtepi32_ps(dot_block(type, f->bytes, p[i], q));
-                sum[i] = _mm256_fmadd_ps(_mm256_set1_ps(d * x.scale[b]), dot, sum[i]);
-                rest[i] += m * x.scaled_sum[b];
-            }
+            __m128 scale = _mm_mul_ps(load_scales(f->has_min, p0, p1), _mm_loadu_ps(scales + 4 * b));
+            rest = _mm_add_ps(rest, scale);
+            __m256 scale0 = _mm256_broadcastss_ps(scale),
+                   scale1 = _mm256_broadcastss_ps(_mm_movehl_ps(scale, scale));
+            sum0 = _mm256_fmadd_ps(scale0, _mm256_cvtepi32_ps(dot_block(type, f->bytes, p0, q)), sum0);
+            sum1 = _mm256_fmadd_ps(scale1, _mm256_cvtepi32_ps(dot_block(type, f->bytes, p1, q)), sum1);
         }
-        for (int i = 0; i < 2 && r + i < end; i++) {
-            float dot = sum_floats(sum[i]) + rest[i];
-            y[r + i] = add ? y[r + i] + dot : dot;
-        }
+        float parts[4];
+        _mm_storeu_ps(parts, rest);
+        float dot0 = sum_floats(sum0) + parts[1], dot1 = sum_floats(sum1) + parts[3];
+        y[r] = add ? y[r] + dot0 : dot0;
+        if (r + 1 < end) y[r + 1] = add ? y[r + 1] + dot1 : dot1;
     }
 }
 
