@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../alloc.h"
 #include "../kernels/sparse.h"
 #include "dense.h"
 #include "sparse.h"
@@ -26,7 +27,7 @@
 enum { DECODE_SPARSE, DECODE_DENSE };
 
 struct moba_params {
-    int block, topk, decode;
+    int block, topk, decode, mass;
 };
 
 /* The blocks of one KV head that have entries, by position. */
@@ -41,6 +42,7 @@ struct moba {
     const struct sparse_kernels *sparse;
     struct blocks *blocks;  /* [G] */
     double *attended;       /* [H] entries, summed over generated tokens */
+    struct measure *measures; /* [n_threads], mass=1 */
 };
 
 /* ---- scratch memory --------------------------------------------------------------- */
@@ -58,6 +60,8 @@ struct moba_scratch {
     int *chosen;              /* [SLICE, topk] blocks of each row */
     int *n_chosen;            /* [SLICE] */
     struct attend_row *attend;/* [SLICE] */
+    float *scores;            /* [n_ctx], mass=1 */
+    struct measure *measure;  /* or NULL */
     uintptr_t end;
 };
 
@@ -70,6 +74,7 @@ static int slice_rows(const struct attn_layer *layer) {
 static struct moba_scratch moba_scratch(const struct attn_layer *layer, int worker) {
     const struct attn_shape *s = layer->shape;
     const struct moba_params *params = layer->params;
+    const struct moba *moba = layer->state;
     struct moba_scratch t = {.stride = s->n_ctx / params->block + 2};
     uintptr_t at = (uintptr_t)layer->scratch;
     size_t stride = (size_t)t.stride, slice = (size_t)slice_rows(layer);
@@ -86,7 +91,9 @@ static struct moba_scratch moba_scratch(const struct attn_layer *layer, int work
         t.chosen = take(&at, slice * most * sizeof(int));
         t.n_chosen = take(&at, slice * sizeof(int));
         t.attend = take(&at, slice * sizeof(struct attend_row));
+        t.scores = take(&at, params->mass ? (size_t)s->n_ctx * sizeof(float) : 0);
     }
+    if (moba && moba->measures) t.measure = &moba->measures[worker];
     t.end = at;
     return t;
 }
@@ -228,6 +235,15 @@ static int choose(const struct attn_layer *layer, const float *gates, int own, i
     return n + 1;
 }
 
+/* The row's output, at the place of its query. */
+static void finish_row(const struct attn_layer *layer, const struct attn_batch *b, int g,
+                       const struct attend_row *row, const struct moba_scratch *t) {
+    attend_finish(row->state, layer->shape->head_dim, b->out + (row->q - b->q));
+    if (!t->measure) return;
+    t->measure->rows++;
+    t->measure->mass += mass_kept(layer, g, row->q, row->limit, row->state, t->scores);
+}
+
 /* ---- few tokens ------------------------------------------------------------------------------ */
 
 static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
@@ -253,14 +269,14 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struc
                 s->attend->range(&kv, begin, end, &row, 1);
                 if (!b->prefill) moba->attended[head] += end - begin;
             }
-            attend_finish(row.state, s->head_dim, b->out + (row.q - b->q));
+            finish_row(layer, b, g, &row, &t);
         }
     }
 }
 
 /* ---- many tokens ----------------------------------------------------------------------------- */
 
-/* Finds the blocks of rows [first, first + count) of a KV head; a row is token * group + query head. */
+/* Finds the blocks of rows [first, first + count) of a KV head. */
 static void choose_rows(const struct attn_layer *layer, const struct attn_batch *b, int g, int first,
                         int count, int most, const struct moba_scratch *t) {
     const struct moba *moba = layer->state;
@@ -304,34 +320,38 @@ static void attend_block(const struct attn_layer *layer, int g, int begin, int e
     }
 }
 
+/* Row `row` of a KV head: token * group + query head. */
+static struct attend_row row_at(const struct attn_layer *layer, const struct attn_batch *b, int g, int row,
+                                const struct moba_scratch *t) {
+    int group = group_size(layer), token = row / group;
+    size_t state = (size_t)g * (size_t)(b->n * group) + (size_t)row;
+    return (struct attend_row){
+        .q = query(layer, b, token, g * group + row % group),
+        .state = t->states + state * ATTEND_STATE(layer->shape->head_dim),
+        .limit = layer->cache.heads[g].n + token + 1,
+    };
+}
+
 static void attend_slice(const struct attn_layer *layer, const struct attn_batch *b, int g, int first,
                          int count, const struct moba_scratch *t) {
     const struct attn_shape *s = layer->shape;
     const struct moba_params *params = layer->params;
     const struct moba *moba = layer->state;
     const struct blocks *blocks = &moba->blocks[g];
-    int group = group_size(layer), most = params->topk < t->stride ? params->topk : t->stride;
-    size_t first_row = (size_t)g * (size_t)(b->n * group) + (size_t)first;
-    float *states = t->states + first_row * ATTEND_STATE(s->head_dim);
-    for (int r = 0; r < count; r++) attend_init(states + (size_t)r * ATTEND_STATE(s->head_dim), s->head_dim);
+    int most = params->topk < t->stride ? params->topk : t->stride;
+    for (int r = 0; r < count; r++) attend_init(row_at(layer, b, g, first + r, t).state, s->head_dim);
     choose_rows(layer, b, g, first, count, most, t);
     sort_by_block(blocks->n, count, most, t);
     for (int j = 0; j < blocks->n; j++) {
         int m = t->begin[j + 1] - t->begin[j];
-        const int *rows = t->rows + t->begin[j];
         if (m == 0) continue;
-        for (int i = 0; i < m; i++)
-            t->attend[i] = (struct attend_row){
-                .q = query(layer, b, (first + rows[i]) / group, g * group + rows[i] % group),
-                .state = states + (size_t)rows[i] * ATTEND_STATE(s->head_dim),
-                .limit = layer->cache.heads[g].n + (first + rows[i]) / group + 1,
-            };
+        for (int i = 0; i < m; i++) t->attend[i] = row_at(layer, b, g, first + t->rows[t->begin[j] + i], t);
         int end = blocks->start[j + 1], limit = t->attend[m - 1].limit;
         attend_block(layer, g, blocks->start[j], end < limit ? end : limit, t->attend, m, t);
     }
     for (int r = 0; r < count; r++) {
-        const float *q = query(layer, b, (first + r) / group, g * group + r % group);
-        attend_finish(states + (size_t)r * ATTEND_STATE(s->head_dim), s->head_dim, b->out + (q - b->q));
+        struct attend_row row = row_at(layer, b, g, first + r, t);
+        finish_row(layer, b, g, &row, t);
     }
 }
 
@@ -349,14 +369,16 @@ static void many_rows(struct attn_layer *layer, const struct attn_batch *b, stru
 
 static int moba_init(struct attn_layer *layer, const struct model *model, struct error *err) {
     (void)model;
+    const struct moba_params *params = layer->params;
     const struct attn_shape *s = layer->shape;
     struct moba *moba = layer->state = calloc(1, sizeof *moba);
     if (moba) {
         moba->sparse = sparse_select(kernels_isa(s->kernels));
         moba->blocks = calloc((size_t)s->n_head_kv, sizeof *moba->blocks);
         moba->attended = calloc((size_t)s->n_head, sizeof *moba->attended);
+        if (params->mass) moba->measures = alloc_zeroed((size_t)s->n_threads * sizeof *moba->measures);
     }
-    if (!moba || !moba->blocks || !moba->attended)
+    if (!moba || !moba->blocks || !moba->attended || (params->mass && !moba->measures))
         return fail(err, "out of memory for the state of layer %d", layer->index);
     return 0;
 }
@@ -384,20 +406,27 @@ static bool all_chosen(const struct attn_layer *layer, const struct attn_batch *
     return true;
 }
 
-static void moba_forward(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+/* Keeps the books where every row attends to all that it sees. */
+static void count_all(const struct attn_layer *layer, const struct attn_batch *b) {
     const struct moba *moba = layer->state;
-    int group = group_size(layer);
+    for (int h = 0; h < layer->shape->n_head; h++)
+        for (int i = 1; i <= b->n && !b->prefill; i++)
+            moba->attended[h] += layer->cache.heads[h / group_size(layer)].n + i;
+    if (!moba->measures) return;
+    moba->measures[0].rows += (double)b->n * layer->shape->n_head;
+    moba->measures[0].mass += (double)b->n * layer->shape->n_head;
+}
+
+static void moba_forward(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     dense_store(layer, b, w);
     team_barrier(w);
     add_keys(layer, b, w);
     if (all_chosen(layer, b)) {
-        if (w->id == 0 && !b->prefill)
-            for (int h = 0; h < layer->shape->n_head; h++)
-                for (int i = 1; i <= b->n; i++) moba->attended[h] += layer->cache.heads[h / group].n + i;
+        if (w->id == 0) count_all(layer, b);
         dense_attend(layer, b, w);
         return;
     }
-    if (b->n == 1 || b->n * group <= FEW_ROWS) few_rows(layer, b, w);
+    if (b->n == 1 || b->n * group_size(layer) <= FEW_ROWS) few_rows(layer, b, w);
     else many_rows(layer, b, w);
     team_barrier(w);
     if (w->id == 0) kv_advance(&layer->cache, b->n);
@@ -413,6 +442,7 @@ static void moba_stats(const struct attn_layer *layer, struct attn_stats *stats)
         stats->entries_cached += (double)layer->cache.heads[g].n / s->n_head_kv;
     }
     for (int h = 0; h < s->n_head; h++) stats->entries_attended += moba->attended[h];
+    if (moba->measures) measures_add(moba->measures, s->n_threads, stats);
 }
 
 static void moba_free(struct attn_layer *layer) {
@@ -425,6 +455,7 @@ static void moba_free(struct attn_layer *layer) {
     }
     free(moba->blocks);
     free(moba->attended);
+    free(moba->measures);
     free(moba);
     layer->state = NULL;
 }
@@ -466,6 +497,7 @@ static const struct param moba_params[] = {
      "blocks that a query attends to, its own included"},
     {"decode", PARAM_CHOICE, FIELD(decode), DECODE_SPARSE, 0, 0, "sparse|dense", NULL,
      "attention of generated tokens"},
+    {"mass", PARAM_BOOL, FIELD(mass), 0, 0, 1, NULL, NULL, "1: compare with dense attention"},
     {0},
 };
 

@@ -1,4 +1,4 @@
-/* sparse.h - small things that moba.c and topk.c share. */
+/* sparse.h - what moba.c and topk.c share. */
 #pragma once
 
 #include "attention.h"
@@ -31,3 +31,17 @@ static inline void *take(uintptr_t *at, size_t bytes) {
     *at += (bytes + 63) / 64 * 64;
     return p;
 }
+
+/* How rows compare with dense attention, summed over those that a worker has measured. */
+struct measure {
+    double rows, recall, mass;
+    char padding[40]; /* to a cache line */
+};
+
+/* What share of dense attention's probability is that of the entries that a row attended to: it then has
+ * this state. Leaves the scores of entries [0, limit) in scores. */
+double mass_kept(const struct attn_layer *layer, int g, const float *q, int limit, const float *state,
+                 float *scores);
+
+/* Adds the measures of n workers. */
+void measures_add(const struct measure *measures, int n, struct attn_stats *stats);

@@ -13,9 +13,9 @@
  * newest, which have no page yet. Query heads that share a KV head also share
  * the pages that are read: any of them may ask for one.
  *
- * What depends on memory (scoring keys and pages) is dealt out to the workers
- * in small pieces; what follows is one worker's per KV head or query head. */
-#include <math.h>
+ * A token while generating: what depends on memory (scoring keys and pages) is
+ * dealt out to the workers in small pieces, what follows by KV head or query
+ * head. Tokens of a prompt: each of its searches is one worker's. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,12 +45,6 @@ struct pages {
     int *start;        /* [cap * PAGE_GROUP + 1] first entry of each page, and the end of the last */
 };
 
-/* With recall=1, summed over rows. One per worker. */
-struct measure {
-    double rows, recall, mass;
-    char padding[40];  /* to a cache line */
-};
-
 struct topk {
     const struct sparse_kernels *sparse;
     struct pages *pages;      /* [G], index=page */
@@ -64,43 +58,79 @@ struct sight {
     int n_pages;              /* pages to choose from */
 };
 
+/* The search for the keys that one token's queries in the heads of one group attend to. */
+struct search {
+    const struct attn_layer *layer;
+    int g;                    /* the KV head */
+    const float *q;           /* [group, d] */
+    struct sight sight;
+    size_t stride;
+    float *scores;            /* [group, stride] of keys, or how far pages reach */
+    float *chosen_scores;     /* [group, stride] of the keys in chosen pages */
+    int *chosen;              /* [stride] these, ascending */
+    int *n_chosen;
+};
+
 /* ---- scratch memory --------------------------------------------------------------- */
 
+/* Of one worker. */
 struct topk_scratch {
-    size_t stride;            /* floats of a row of scores */
-    float *scores;            /* [H, stride] of keys, or how far pages reach */
-    float *chosen_scores;     /* [H, stride] of the keys in chosen pages */
-    int *chosen;              /* [G, stride] these, ascending */
-    int *n_chosen;            /* [G] */
-    /* Of one worker: */
     float *own, *spare;       /* [stride] */
     int *list, *best;         /* [stride] */
     float *state;             /* of the row in progress */
-    uintptr_t end;
 };
 
-static struct topk_scratch topk_scratch(const struct attn_layer *layer, int worker) {
-    const struct attn_shape *s = layer->shape;
-    uintptr_t at = (uintptr_t)layer->scratch;
-    struct topk_scratch t = {.stride = ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16};
-    t.scores = take(&at, (size_t)s->n_head * t.stride * sizeof(float));
-    t.chosen_scores = take(&at, (size_t)s->n_head * t.stride * sizeof(float));
-    t.chosen = take(&at, (size_t)s->n_head_kv * t.stride * sizeof(int));
-    t.n_chosen = take(&at, (size_t)s->n_head_kv * sizeof(int));
-    for (int i = 0; i <= worker; i++) {
-        t.own = take(&at, t.stride * sizeof(float));
-        t.spare = take(&at, t.stride * sizeof(float));
-        t.list = take(&at, t.stride * sizeof(int));
-        t.best = take(&at, t.stride * sizeof(int));
-        t.state = take(&at, ATTEND_STATE(s->head_dim) * sizeof(float));
-    }
-    t.end = at;
-    return t;
+/* Floats for the scores of all that a row sees. */
+static size_t row_stride(const struct attn_shape *s) {
+    return ((size_t)s->n_ctx + PAGE_GROUP + 15) / 16 * 16;
+}
+
+/* Memory of a search: one for each KV head and, behind those, one for each worker. */
+static void take_search(uintptr_t *at, const struct attn_layer *layer, struct search *search) {
+    size_t row = row_stride(layer->shape) * sizeof(float), group = (size_t)group_size(layer);
+    search->stride = row_stride(layer->shape);
+    search->scores = take(at, group * row);
+    search->chosen_scores = take(at, group * row);
+    search->chosen = take(at, row);
+    search->n_chosen = take(at, sizeof *search->n_chosen);
+}
+
+static void take_scratch(uintptr_t *at, const struct attn_layer *layer, struct topk_scratch *t) {
+    size_t row = row_stride(layer->shape) * sizeof(float);
+    t->own = take(at, row);
+    t->spare = take(at, row);
+    t->list = take(at, row);
+    t->best = take(at, row);
+    t->state = take(at, ATTEND_STATE(layer->shape->head_dim) * sizeof(float));
+}
+
+/* Bytes of a search and of a worker's scratch memory. */
+static size_t search_bytes(const struct attn_layer *layer) {
+    uintptr_t at = 0;
+    struct search search;
+    take_search(&at, layer, &search);
+    return at;
+}
+
+static size_t worker_bytes(const struct attn_layer *layer) {
+    uintptr_t at = 0;
+    struct topk_scratch t;
+    take_scratch(&at, layer, &t);
+    return at;
 }
 
 static size_t topk_scratch_bytes(const struct attn_layer *layer) {
-    struct attn_layer origin = {.shape = layer->shape};
-    return topk_scratch(&origin, layer->shape->n_threads - 1).end;
+    size_t G = (size_t)layer->shape->n_head_kv, n_threads = (size_t)layer->shape->n_threads;
+    return (G + n_threads) * search_bytes(layer) + n_threads * worker_bytes(layer);
+}
+
+static struct topk_scratch topk_scratch(const struct attn_layer *layer, const struct worker *w) {
+    struct topk_scratch t;
+    size_t searches = (size_t)layer->shape->n_head_kv + (size_t)layer->shape->n_threads;
+    uintptr_t at = (uintptr_t)layer->scratch + searches * search_bytes(layer);
+    at += (size_t)w->id * worker_bytes(layer);
+    take_scratch(&at, layer, &t);
+    return t;
 }
 
 /* ---- what a row sees ---------------------------------------------------------------- */
@@ -138,6 +168,18 @@ static bool by_pages(const struct attn_layer *layer, const struct sight *s) {
     const struct topk_params *params = layer->params;
     return params->index == INDEX_PAGE && s->end - s->begin > params->k &&
            s->n_pages / 2 > pages_to_read(layer);
+}
+
+/* The search of a token in KV head g, in the memory of that number. */
+static struct search search_for(const struct attn_layer *layer, const struct attn_batch *b, int token, int g,
+                                int memory) {
+    struct search search = {
+        .layer = layer, .g = g, .q = query(layer, b, token, g * group_size(layer)),
+        .sight = see(layer, b, g, token),
+    };
+    uintptr_t at = (uintptr_t)layer->scratch + (size_t)memory * search_bytes(layer);
+    take_search(&at, layer, &search);
+    return search;
 }
 
 /* ---- the pages ------------------------------------------------------------------------ */
@@ -212,39 +254,32 @@ static void topk_dropped(struct attn_layer *layer, int head, const int *keep, in
 
 /* ---- first step: scores of keys, or how far pages may reach -------------------------------- */
 
-static void score_keys(const struct attn_layer *layer, const float *q, const struct sight *s, int g,
-                       int chunk, float *scores, size_t stride) {
-    const struct attn_shape *shape = layer->shape;
-    struct kv_view kv = kv_view(&layer->cache, g);
+static void score_keys(const struct search *s, int chunk) {
+    const struct attn_shape *shape = s->layer->shape;
+    struct kv_view kv = kv_view(&s->layer->cache, s->g);
     int begin = chunk * CHUNK, end = begin + CHUNK;
-    if (begin < s->begin) begin = s->begin;
-    if (end > s->end) end = s->end;
+    if (begin < s->sight.begin) begin = s->sight.begin;
+    if (end > s->sight.end) end = s->sight.end;
     if (begin < end)
-        shape->attend->scores(&kv, begin, end, q, (size_t)shape->head_dim, group_size(layer),
-                              scores + begin, stride);
+        shape->attend->scores(&kv, begin, end, s->q, (size_t)shape->head_dim, group_size(s->layer),
+                              s->scores + begin, s->stride);
 }
 
-static void score_pages(const struct attn_layer *layer, const float *q, const struct sight *s, int g,
-                        int chunk, float *reach, size_t stride) {
-    const struct attn_shape *shape = layer->shape;
-    const struct topk *topk = layer->state;
+static void score_pages(const struct search *s, int chunk) {
+    const struct topk *topk = s->layer->state;
     int first = chunk * (CHUNK / GROUP_ENTRIES), last = first + CHUNK / GROUP_ENTRIES;
-    for (int i = first; i < last && i * PAGE_GROUP < s->n_pages; i++) {
-        const uint8_t *pages = topk->pages[g].groups + (size_t)i * page_group_bytes(shape->head_dim);
-        topk->sparse->reach(shape->head_dim, pages, q, (size_t)shape->head_dim, group_size(layer),
-                            reach + i * PAGE_GROUP, stride);
-    }
+    int d = s->layer->shape->head_dim;
+    for (int i = first; i < last && i * PAGE_GROUP < s->sight.n_pages; i++)
+        topk->sparse->reach(d, topk->pages[s->g].groups + (size_t)i * page_group_bytes(d), s->q, (size_t)d,
+                            group_size(s->layer), s->scores + i * PAGE_GROUP, s->stride);
 }
 
-/* A chunk of entries, or the pages of as many, for all query heads of a group. */
-static void score_chunk(const struct attn_layer *layer, const struct attn_batch *b, int token, int g,
-                        int chunk, const struct topk_scratch *t) {
-    const struct topk_params *params = layer->params;
-    struct sight s = see(layer, b, g, token);
-    int head = g * group_size(layer);
-    if (s.end - s.begin <= params->k) return;
-    (by_pages(layer, &s) ? score_pages : score_keys)(layer, query(layer, b, token, head), &s, g, chunk,
-                                                     t->scores + (size_t)head * t->stride, t->stride);
+/* A chunk of entries, or the pages of as many, for all query heads of the group. */
+static void score_chunk(const struct search *s, int chunk) {
+    const struct topk_params *params = s->layer->params;
+    if (s->sight.end - s->sight.begin <= params->k) return;
+    if (by_pages(s->layer, &s->sight)) score_pages(s, chunk);
+    else score_keys(s, chunk);
 }
 
 /* ---- second step, by pages: the keys in the most promising pages ------------------------------ */
@@ -256,27 +291,32 @@ static int append_range(int *list, int n, int begin, int end) {
 
 /* The candidates in the pages that reach furthest for any query head of the group, and those that have no
  * page. */
-static void choose_pages(const struct attn_layer *layer, const struct sight *s, int g,
-                         const struct topk_scratch *t) {
-    const struct topk *topk = layer->state;
-    const int *start = topk->pages[g].start;
-    const float *reach = t->scores + (size_t)(g * group_size(layer)) * t->stride;
-    int n_read = pages_to_read(layer), *chosen = t->chosen + (size_t)g * t->stride, n = 0;
-    for (int h = 0; h < group_size(layer); h++, reach += t->stride) {
+static void choose_pages(const struct search *s, const struct topk_scratch *t) {
+    const struct topk *topk = s->layer->state;
+    const struct sight *sight = &s->sight;
+    const int *start = topk->pages[s->g].start;
+    int n_read = pages_to_read(s->layer), n = 0;
+    if (!by_pages(s->layer, sight)) {
+        *s->n_chosen = 0;
+        return;
+    }
+    for (int h = 0; h < group_size(s->layer); h++) {
         /* Relative to what makes a page one of the best for this head. */
-        float least = guess_least(topk->sparse, reach, s->n_pages, n_read, t->spare);
-        for (int i = 0; i < s->n_pages; i++) {
+        const float *reach = s->scores + (size_t)h * s->stride;
+        float least = guess_least(topk->sparse, reach, sight->n_pages, n_read, t->spare);
+        for (int i = 0; i < sight->n_pages; i++) {
             float excess = reach[i] - least;
             t->own[i] = h == 0 || excess > t->own[i] ? excess : t->own[i];
         }
     }
-    int n_best = select_best(topk->sparse, t->own, s->n_pages, n_read, t->best, t->spare);
+    int n_best = select_best(topk->sparse, t->own, sight->n_pages, n_read, t->best, t->spare);
     for (int i = 0; i < n_best; i++) {
         int begin = start[t->best[i]], end = start[t->best[i] + 1];
-        n = append_range(chosen, n, begin > s->begin ? begin : s->begin, end < s->end ? end : s->end);
+        n = append_range(s->chosen, n, begin > sight->begin ? begin : sight->begin,
+                         end < sight->end ? end : sight->end);
     }
-    int rest = start[s->n_pages];
-    t->n_chosen[g] = append_range(chosen, n, rest > s->begin ? rest : s->begin, s->end);
+    int rest = start[sight->n_pages];
+    *s->n_chosen = append_range(s->chosen, n, rest > sight->begin ? rest : sight->begin, sight->end);
 }
 
 /* Asks for a row that lies anywhere in memory before it is needed. */
@@ -285,63 +325,41 @@ static void prefetch_row(const uint8_t *rows, int i, size_t row_bytes) {
     for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte);
 }
 
-/* Scores of chosen keys [first, last) for all query heads of a group. */
-static void score_chosen(const struct attn_layer *layer, const float *q, int g, int first, int last,
-                         const struct topk_scratch *t) {
-    const struct attn_shape *shape = layer->shape;
-    const int *chosen = t->chosen + (size_t)g * t->stride;
-    float *scores = t->chosen_scores + (size_t)(g * group_size(layer)) * t->stride;
-    struct kv_view kv = kv_view(&layer->cache, g);
+/* Scores of chosen keys [first, last), or as many as there are, for all query heads of the group. */
+static void score_chosen(const struct search *s, int first, int last) {
+    const struct attn_shape *shape = s->layer->shape;
+    const int *chosen = s->chosen;
+    struct kv_view kv = kv_view(&s->layer->cache, s->g);
+    if (last > *s->n_chosen) last = *s->n_chosen;
     for (int i = first, next, ahead = first; i < last; i = next) {
         for (; ahead < last && ahead < i + AHEAD; ahead++) prefetch_row(kv.k, chosen[ahead], kv.k_row_bytes);
         for (next = i + 1; next < last && chosen[next] == chosen[next - 1] + 1; next++) ;
-        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, q, (size_t)shape->head_dim,
-                              group_size(layer), scores + i, t->stride);
+        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, s->q, (size_t)shape->head_dim,
+                              group_size(s->layer), s->chosen_scores + i, s->stride);
     }
-}
-
-static void read_pages(const struct attn_layer *layer, const struct attn_batch *b, int token,
-                       struct worker *w) {
-    struct topk_scratch t = topk_scratch(layer, w->id);
-    int G = layer->shape->n_head_kv, most = 0;
-    for (int g; (g = team_next(w)) < G;) {
-        struct sight s = see(layer, b, g, token);
-        t.n_chosen[g] = 0;
-        if (by_pages(layer, &s)) choose_pages(layer, &s, g, &t);
-    }
-    team_barrier(w);
-    for (int g = 0; g < G; g++)
-        if (t.n_chosen[g] > most) most = t.n_chosen[g];
-    int pieces = (most + PIECE - 1) / PIECE;
-    for (int item; (item = team_next(w)) < G * pieces;) {
-        int g = item % G, first = item / G * PIECE, last = first + PIECE;
-        if (last > t.n_chosen[g]) last = t.n_chosen[g];
-        score_chosen(layer, query(layer, b, token, g * group_size(layer)), g, first, last, &t);
-    }
-    team_barrier(w);
 }
 
 /* ---- last step: the k best, and attention to them -------------------------------------------- */
 
-/* What the row attends to, ascending: to t->list. Returns how many. */
-static int choose(const struct attn_layer *layer, const struct sight *s, int head,
-                  const struct topk_scratch *t) {
-    const struct topk_params *params = layer->params;
-    const struct topk *topk = layer->state;
-    int g = head / group_size(layer), candidates = s->end - s->begin, n;
-    size_t row = (size_t)head * t->stride;
-    if (candidates <= params->k) return append_range(t->list, 0, 0, s->limit);
-    if (by_pages(layer, s)) {
-        const int *chosen = t->chosen + (size_t)g * t->stride;
-        n = select_best(topk->sparse, t->chosen_scores + row, t->n_chosen[g], params->k, t->best, t->spare);
-        for (int i = 0; i < n; i++) t->best[i] = chosen[t->best[i]];
+/* What query head h of the group attends to, ascending: to t->list. Returns how many. */
+static int choose(const struct search *s, int h, const struct topk_scratch *t) {
+    const struct topk_params *params = s->layer->params;
+    const struct topk *topk = s->layer->state;
+    const struct sight *sight = &s->sight;
+    int candidates = sight->end - sight->begin, n;
+    size_t row = (size_t)h * s->stride;
+    if (candidates <= params->k) return append_range(t->list, 0, 0, sight->limit);
+    if (by_pages(s->layer, sight)) {
+        n = select_best(topk->sparse, s->chosen_scores + row, *s->n_chosen, params->k, t->best, t->spare);
+        for (int i = 0; i < n; i++) t->best[i] = s->chosen[t->best[i]];
     } else {
-        n = select_best(topk->sparse, t->scores + row + s->begin, candidates, params->k, t->best, t->spare);
-        for (int i = 0; i < n; i++) t->best[i] += s->begin;
+        const float *scores = s->scores + row + sight->begin;
+        n = select_best(topk->sparse, scores, candidates, params->k, t->best, t->spare);
+        for (int i = 0; i < n; i++) t->best[i] += sight->begin;
     }
-    append_range(t->list, 0, 0, s->begin);
-    memcpy(t->list + s->begin, t->best, (size_t)n * sizeof *t->best);
-    return append_range(t->list, s->begin + n, s->end, s->limit);
+    append_range(t->list, 0, 0, sight->begin);
+    memcpy(t->list + sight->begin, t->best, (size_t)n * sizeof *t->best);
+    return append_range(t->list, sight->begin + n, sight->end, sight->limit);
 }
 
 /* How many of two ascending lists' elements are in both. */
@@ -355,63 +373,90 @@ static int in_both(const int *x, int n, const int *y, int m) {
     return both;
 }
 
-/* Compares what the row attends to, t->list [n], with the exact choice and with all entries. */
-static void measure_row(const struct attn_layer *layer, const struct sight *s, int g, const float *q, int n,
-                        const struct topk_scratch *t, struct measure *measure) {
-    const struct topk_params *params = layer->params;
-    const struct topk *topk = layer->state;
-    struct kv_view kv = kv_view(&layer->cache, g);
-    float *scores = t->own, most = -INFINITY;
-    layer->shape->attend->scores(&kv, 0, s->limit, q, 0, 1, scores, 0);
-    int candidates = s->end - s->begin;
-    int wanted = select_best(topk->sparse, scores + s->begin, candidates, params->k, t->best, t->spare);
-    for (int i = 0; i < wanted; i++) t->best[i] += s->begin;
-    int found = in_both(t->best, wanted, t->list, n);
-    double all = 0, kept = 0;
-    for (int i = 0; i < s->limit; i++) most = fmaxf(most, scores[i]);
-    for (int i = 0; i < s->limit; i++) all += expf(scores[i] - most);
-    for (int i = 0; i < n; i++) kept += expf(scores[t->list[i]] - most);
+/* Compares what a row attends to, t->list [n], with the exact choice and with all entries. */
+static void measure_row(const struct search *s, const float *q, int n, const struct topk_scratch *t,
+                        struct measure *measure) {
+    const struct topk_params *params = s->layer->params;
+    const struct topk *topk = s->layer->state;
+    const struct sight *sight = &s->sight;
+    int candidates = sight->end - sight->begin;
     measure->rows++;
-    measure->recall += wanted ? (double)found / wanted : 1;
-    measure->mass += all > 0 ? kept / all : 1;
+    measure->mass += mass_kept(s->layer, s->g, q, sight->limit, t->state, t->own);
+    int wanted = select_best(topk->sparse, t->own + sight->begin, candidates, params->k, t->best, t->spare);
+    for (int i = 0; i < wanted; i++) t->best[i] += sight->begin;
+    measure->recall += wanted ? (double)in_both(t->best, wanted, t->list, n) / wanted : 1;
 }
 
-static void attend_row(const struct attn_layer *layer, const struct attn_batch *b, int token, int head,
-                       const struct worker *w) {
-    const struct attn_shape *s = layer->shape;
-    const struct topk *topk = layer->state;
-    struct topk_scratch t = topk_scratch(layer, w->id);
-    int g = head / group_size(layer);
-    struct sight sight = see(layer, b, g, token);
-    struct kv_view kv = kv_view(&layer->cache, g);
-    const float *q = query(layer, b, token, head);
-    int n = choose(layer, &sight, head, &t);
+static void attend_row(const struct search *s, const struct attn_batch *b, int h, const struct worker *w) {
+    const struct attn_shape *shape = s->layer->shape;
+    const struct topk *topk = s->layer->state;
+    struct topk_scratch t = topk_scratch(s->layer, w);
+    struct kv_view kv = kv_view(&s->layer->cache, s->g);
+    const float *q = s->q + h * shape->head_dim;
+    int n = choose(s, h, &t);
     for (int i = 0; i < n; i++) prefetch_row(kv.v, t.list[i], kv.v_row_bytes);
-    attend_init(t.state, s->head_dim);
-    s->attend->list(&kv, t.list, n, q, t.state);
-    attend_finish(t.state, s->head_dim, b->out + (q - b->q));
-    if (topk->measures) measure_row(layer, &sight, g, q, n, &t, &topk->measures[w->id]);
+    attend_init(t.state, shape->head_dim);
+    shape->attend->list(&kv, t.list, n, q, t.state);
+    attend_finish(t.state, shape->head_dim, b->out + (q - b->q));
+    if (topk->measures) measure_row(s, q, n, &t, &topk->measures[w->id]);
 }
 
-static void attend_sparsely(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
-    struct topk_scratch t = topk_scratch(layer, w->id);
-    int G = layer->shape->n_head_kv;
-    for (int i = 0; i < b->n; i++) {
-        bool pages = false;
-        int most = 0;
-        for (int g = 0; g < G; g++) {
-            struct sight s = see(layer, b, g, i);
-            if (s.limit > most) most = s.limit;
-            if (by_pages(layer, &s)) pages = true;
+/* ---- all steps ------------------------------------------------------------------------------ */
+
+static int chunks_of(int n, int size) { return (n + size - 1) / size; }
+
+/* One token: the workers share each step. */
+static void attend_one(const struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    struct topk_scratch t = topk_scratch(layer, w);
+    int G = layer->shape->n_head_kv, group = group_size(layer), most = 0;
+    bool pages = false;
+    for (int g = 0; g < G; g++) {
+        struct search s = search_for(layer, b, 0, g, g);
+        if (s.sight.limit > most) most = s.sight.limit;
+        if (by_pages(layer, &s.sight)) pages = true;
+    }
+    for (int item; (item = team_next(w)) < G * chunks_of(most, CHUNK);) {
+        struct search s = search_for(layer, b, 0, item % G, item % G);
+        score_chunk(&s, item / G);
+    }
+    team_barrier(w);
+    if (pages) {
+        for (int g; (g = team_next(w)) < G;) {
+            struct search s = search_for(layer, b, 0, g, g);
+            choose_pages(&s, &t);
         }
-        int chunks = (most + CHUNK - 1) / CHUNK;
-        for (int item; (item = team_next(w)) < G * chunks;) score_chunk(layer, b, i, item % G, item / G, &t);
         team_barrier(w);
-        if (pages) read_pages(layer, b, i, w);
-        for (int head; (head = team_next(w)) < layer->shape->n_head;) attend_row(layer, b, i, head, w);
+        most = 0;
+        for (int g = 0; g < G; g++) {
+            struct search s = search_for(layer, b, 0, g, g);
+            if (*s.n_chosen > most) most = *s.n_chosen;
+        }
+        for (int item; (item = team_next(w)) < G * chunks_of(most, PIECE);) {
+            struct search s = search_for(layer, b, 0, item % G, item % G);
+            score_chosen(&s, item / G * PIECE, (item / G + 1) * PIECE);
+        }
         team_barrier(w);
     }
-    if (w->id == 0) kv_advance(&layer->cache, b->n);
+    for (int head; (head = team_next(w)) < layer->shape->n_head;) {
+        struct search s = search_for(layer, b, 0, head / group, head / group);
+        attend_row(&s, b, head % group, w);
+    }
+    team_barrier(w);
+}
+
+/* Several tokens: a search is one worker's. */
+static void attend_several(const struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    struct topk_scratch t = topk_scratch(layer, w);
+    int G = layer->shape->n_head_kv;
+    for (int item; (item = team_next(w)) < G * b->n;) {
+        struct search s = search_for(layer, b, item / G, item % G, G + w->id);
+        for (int chunk = 0; chunk < chunks_of(s.sight.limit, CHUNK); chunk++) score_chunk(&s, chunk);
+        if (by_pages(layer, &s.sight)) {
+            choose_pages(&s, &t);
+            score_chosen(&s, 0, *s.n_chosen);
+        }
+        for (int h = 0; h < group_size(layer); h++) attend_row(&s, b, h, w);
+    }
     team_barrier(w);
 }
 
@@ -465,7 +510,10 @@ static void topk_forward(struct attn_layer *layer, const struct attn_batch *b, s
         return;
     }
     if (w->id == 0 && !b->prefill) topk->attended += count_attended(layer, b);
-    attend_sparsely(layer, b, w);
+    if (b->n == 1) attend_one(layer, b, w);
+    else attend_several(layer, b, w);
+    if (w->id == 0) kv_advance(&layer->cache, b->n);
+    team_barrier(w);
 }
 
 static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats) {
@@ -483,11 +531,7 @@ static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats)
         .entries_cached = entries / layer->cache.n_head_kv,
         .entries_attended = topk->attended,
     };
-    for (int i = 0; topk->measures && i < layer->shape->n_threads; i++) {
-        stats->rows_measured += topk->measures[i].rows;
-        stats->recall += topk->measures[i].recall;
-        stats->mass += topk->measures[i].mass;
-    }
+    if (topk->measures) measures_add(topk->measures, layer->shape->n_threads, stats);
 }
 
 static void topk_free(struct attn_layer *layer) {

@@ -217,6 +217,37 @@ static void test_dropped(const struct options *o, int batch, int back) {
     free_data(&m);
 }
 
+/* ---- the attention mass kept -------------------------------------------------------------- */
+
+static void test_mass(const char *options, const struct options *o) {
+    const struct mode_case c = {4, 2, 16, 8, 70, options, NULL, 0};
+    const struct attn_mode *mode = o->moba ? &attn_moba : &attn_topk;
+    struct mode_data m = make_data(&c, 8);
+    float out[70 * 4 * 16];
+    double want = 0;
+    bool visible[70], chosen[70];
+    struct error err;
+    struct attn_stats stats;
+    memset(visible, 1, sizeof visible);
+    for (int t = 0; t < c.T; t++)
+        for (int h = 0; h < c.H; h++) {
+            double p[70];
+            for (int i = 0; i <= t; i++) p[i] = rotated_score(&c, &m, h, t, t, i, i);
+            memset(chosen, 0, sizeof chosen);
+            (o->moba ? mark_moba : mark_topk)(o, p, visible, t, chosen);
+            softmax_double(p, t + 1);
+            for (int i = 0; i <= t; i++) want += chosen[i] ? p[i] : 0;
+        }
+    for (int batch = 1; batch < 90; batch += 22) {
+        const struct schedule how = {50, batch, 2, KV_F32, true};
+        CHECK(run_mode(mode, &c, &m, &how, false, out, &stats, &err) == 0);
+        CHECK_NEAR(stats.rows_measured, c.T * c.H, 1e-9);
+        CHECK_NEAR(stats.mass, want, 1e-3);
+        CHECK(o->moba || stats.recall == stats.rows_measured);
+    }
+    free_data(&m);
+}
+
 /* ---- pages ------------------------------------------------------------------------------- */
 
 /* Keys that change slowly along the text, as neighbouring tokens' do. */
@@ -382,6 +413,8 @@ int main(void) {
             test_dropped(&options[i], batch, 0);
             test_dropped(&options[i], batch, 20);
         }
+    test_mass("block=8,topk=3,mass=1", &options[0]);
+    test_mass("k=6,recent=4,sink=2,prefill=sparse,recall=1", &options[6]);
     for (int s = 0; s < 2; s++) test_pages(shapes[s].H, shapes[s].G, shapes[s].d);
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
         for (int d = 3; d <= 256; d = d * 2 + 1) test_reach(isas[i], d, d % 5 + 1, d % 2 ? KV_F16 : KV_F32);
