@@ -61,14 +61,18 @@ static bool has_dot_products(void) {
 static const struct {
     const struct kernels *table;
     bool (*runs)(void);
+    bool by_name_only; /* AMX has been checked against a model of the tiles, not yet on a CPU that has them */
 } candidates[] = {
-    {&kernels_c, any_cpu},
+    {&kernels_c, any_cpu, false},
 #if defined(__x86_64__) || defined(__i386__)
-    {&kernels_avx2, has_avx2}, {&kernels_avx512, has_avx512},        {&kernels_avx512vnni, has_avx512vnni},
-    {&kernels_amx, has_amx},
+    {&kernels_avx2, has_avx2, false},
+    {&kernels_avx512, has_avx512, false},
+    {&kernels_avx512vnni, has_avx512vnni, false},
+    {&kernels_amx, has_amx, true},
 #endif
 #if defined(__aarch64__)
-    {&kernels_neon, any_cpu},  {&kernels_neondot, has_dot_products},
+    {&kernels_neon, any_cpu, false},
+    {&kernels_neondot, has_dot_products, false},
 #endif
 };
 
@@ -77,7 +81,7 @@ static const struct {
 const struct kernels *kernels_select(const char *isa, struct error *err) {
     blas_init();
     for (int i = N_CANDIDATES - 1; i >= 0; i--) {
-        if (isa && strcmp(candidates[i].table->isa, isa)) continue;
+        if (isa ? strcmp(candidates[i].table->isa, isa) : candidates[i].by_name_only) continue;
         if (candidates[i].runs()) return candidates[i].table;
     }
     static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};
