@@ -85,12 +85,16 @@ def print_table(answers, scores, specs, lengths):
             attended, cached = (
                 f"{100 * share(asked, name):.1f}%" for name in ("entries_attended", "entries_cached")
             )
-            perplexity, dense, kl, top1 = (harness.mean(scored, name) for name in SCORE_FIGURES[:4])
-            found, loss = 100 * harness.mean(asked, "correct"), 100 * (perplexity / dense - 1)
-            print(
-                f"| {spec} | {length} | {attended} | {cached} | {found:.0f}% "
-                f"| {perplexity:.3f} | {loss:+.2f}% | {kl:.4f} | {100 * top1:.1f}% |"
-            )
+            found = f"{100 * harness.mean(asked, 'correct'):.0f}% of {len(asked)}"
+            print(f"| {spec} | {length} | {attended} | {cached} | {found} | {score_cells(scored)} |")
+
+
+def score_cells(rows):
+    """Perplexity, KL and agreement for the table; empty while there is no score."""
+    if not rows:
+        return " | | | "
+    perplexity, dense, kl, top1 = (harness.mean(rows, name) for name in SCORE_FIGURES[:4])
+    return f"{perplexity:.3f} | {100 * (perplexity / dense - 1):+.2f}% | {kl:.4f} | {100 * top1:.1f}%"
 
 
 def plot(answers, scores, specs, lengths, over, path):
