@@ -38,8 +38,9 @@ struct acts {
 
 struct kernels; /* defined in kernels/internal.h; one const table per ISA */
 
-/* The fastest table this CPU (and kernel) can run, or the one named: "c",
- * "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot". `isa` may be NULL.
+/* The fastest table this CPU (and kernel) can run, "amx" aside, or the one
+ * named: "c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot". `isa`
+ * may be NULL.
  * NULL with an error for a name that is unknown or can't run here. */
 const struct kernels *kernels_select(const char *isa, struct error *err);
 const char *kernels_isa(const struct kernels *k);
