@@ -10,13 +10,90 @@ parameters if there are any; the second makes these alone a sidecar for `./run -
 
 import argparse
 import sys
+from pathlib import Path
 
 import gguf
 
-from convert.architecture import ARCHITECTURES, Dimensions
+from convert import tokenizer
+from convert.architecture import ARCHITECTURES, LAYER_NAMES, Dimensions, interleave
 from convert.attn_params import AttnParams
-from convert.gguf_file import FLOATS, TYPES, write
+from convert.checkpoint import Checkpoint
+from convert.config import Config
+from convert.gguf_file import FLOATS, TYPES, Tensor, Type, write
 from convert.report import ExportError
+
+FILE_TYPES = {t: gguf.LlamaFileType["ALL_F32" if t == Type.F32 else f"MOSTLY_{t.name}"] for t in TYPES.values()}
+ATTN_PARAMS = "attn_params.safetensors"  # taken along where a checkpoint's directory has it
+
+
+def tensor_names(model, checkpoint):
+    """(GGUF name, transformers name, shape) of every tensor of the model."""
+    matrix = (model.n_vocab, model.n_embd)
+    biases = model.arch == "qwen2" or "model.layers.0.self_attn.q_proj.bias" in checkpoint
+    names = [("token_embd.weight", "model.embed_tokens.weight", matrix)]
+    for i in range(model.n_layer):
+        for name, shape in model.layer_shapes(biases).items():
+            names.append((f"blk.{i}.{name}", f"model.layers.{i}.{LAYER_NAMES[name]}", shape))
+    names.append(("output_norm.weight", "model.norm.weight", (model.n_embd,)))
+    if not model.tied:
+        names.append(("output.weight", "lm_head.weight", matrix))
+    return names
+
+
+def check_all_used(checkpoint, names, model):
+    """A tensor without a place in the model would change what it computes."""
+    used = {name for _, name, _ in names} | ({"lm_head.weight"} if model.tied else set())
+    for name in checkpoint:
+        if name not in used and not name.endswith(".rotary_emb.inv_freq"):
+            raise ExportError(f"{checkpoint.folder}: tensor '{name}' is none that a {model.arch} model has here")
+
+
+def model_tensors(checkpoint, config, params, type_):
+    model = config.dimensions
+    names = tensor_names(model, checkpoint)
+    check_all_used(checkpoint, names, model)
+    tensors = []
+    for name, hf_name, shape in names:
+        rows, group = checkpoint.reader(hf_name, shape), 1
+        if params:
+            rows = params.merge(name, rows)
+        if model.is_rotated(name):
+            rows, group = interleave(rows, model.head_dim), model.head_dim
+        tensors.append(Tensor(name, shape, type_, rows, group))
+    if config.rope_factors is not None:
+        factors = config.rope_factors
+        tensors.append(Tensor("rope_freqs.weight", factors.shape, Type.F32, lambda begin, end: factors[begin:end]))
+    return tensors
+
+
+def export_model(folder, out, type="f16", attn_params=None, pre=None):
+    """Writes a Hugging Face checkpoint (a directory) as a GGUF model.
+
+    `type` is that of the matrices: a key of TYPES. `attn_params` (default: the directory's
+    attn_params.safetensors, if it has one) are trained attention parameters; low-rank updates among them are
+    added to the weights. `pre` replaces the name of the tokenizer's rules for words. Raises ExportError.
+    """
+    folder = Path(folder)
+    config = Config(folder)
+    model = config.dimensions
+    checkpoint = Checkpoint(folder)
+    vocabulary = tokenizer.load(folder, model.n_vocab, pre)
+    if not attn_params and (folder / ATTN_PARAMS).exists():
+        attn_params = folder / ATTN_PARAMS
+    params = AttnParams(attn_params, model) if attn_params else None
+    tensors = model_tensors(checkpoint, config, params, TYPES[type])
+
+    def add_keys(writer):
+        writer.add_type(gguf.GGUFType.MODEL)
+        writer.add_name(folder.resolve().name)
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        writer.add_file_type(FILE_TYPES[TYPES[type]])
+        config.add_keys(writer)
+        vocabulary.add_keys(writer)
+        if params:
+            params.add_keys(writer, with_updates=False)
+
+    write(out, model.arch, add_keys, tensors + (params.tensors() if params else []))
 
 
 def base_dimensions(path):
@@ -64,7 +141,7 @@ def export_adapter(attn_params, base, out, type="f16"):
     `type` is that of the low-rank updates: f32, f16 or bf16. Raises ExportError.
     """
     if TYPES[type] not in FLOATS:
-        raise ExportError(f"--type {type}: low-rank updates are f32, f16 or bf16")
+        raise ExportError(f"type {type}: an adapter's updates are f32, f16 or bf16")
     model = base_dimensions(base)
     params = AttnParams(attn_params, model)
 
@@ -77,20 +154,30 @@ def export_adapter(attn_params, base, out, type="f16"):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, usage=argparse.SUPPRESS
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", metavar="HF_DIR", help="directory of a Hugging Face checkpoint")
     parser.add_argument("-o", dest="out", metavar="FILE", required=True, help="the GGUF file to write")
     parser.add_argument("--type", default="f16", choices=TYPES, help="of the matrices (default f16)")
-    parser.add_argument("--attn-params", metavar="FILE", help="routers, gates, landmark, low-rank updates (safetensors)")
-    parser.add_argument("--base", metavar="MODEL", help="the GGUF model that an adapter is for")
-    return parser.parse_args()
+    parser.add_argument("--attn-params", metavar="FILE", help="trained attention parameters (safetensors)")
+    parser.add_argument("--base", metavar="MODEL", help="the GGUF model that an adapter is for, instead of HF_DIR")
+    parser.add_argument("--pre", metavar="NAME", help="tokenizer.ggml.pre, if it can't be told from tokenizer.json")
+    args = parser.parse_args()
+    if bool(args.model) == bool(args.base):
+        parser.error("give either HF_DIR or --base")
+    if args.base and not args.attn_params:
+        parser.error("--base needs --attn-params")
+    if args.base and TYPES[args.type] not in FLOATS:
+        parser.error(f"--type {args.type}: an adapter's updates are f32, f16 or bf16")
+    return args
 
 
 def main():
     args = parse_arguments()
     try:
-        export_adapter(args.attn_params, args.base, args.out, args.type)
+        if args.base:
+            export_adapter(args.attn_params, args.base, args.out, args.type)
+        else:
+            export_model(args.model, args.out, args.type, args.attn_params, args.pre)
     except ExportError as e:
         sys.exit(f"export.py: {e}")
 
