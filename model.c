@@ -350,13 +350,18 @@ static void tell_mode(void *owner, int head, const int *keep, int n) {
     layer->mode->dropped(layer, head, keep, n);
 }
 
-static int create_eviction(struct session *s, struct error *err) {
+static struct evict_shape eviction_shape(const struct session *s) {
     const struct config *c = &s->model->config;
-    const struct evict_shape shape = {
+    return (struct evict_shape){
         .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
-        .n_threads = s->options.n_threads, .type_k = s->options.type_k,
+        .n_ctx = s->options.n_ctx, .n_threads = s->options.n_threads, .type_k = s->options.type_k,
         .rope = &c->rope, .attend = s->shape.attend, .select = sparse_select(kernels_isa(s->model->kernels)),
     };
+}
+
+static int create_eviction(struct session *s, struct error *err) {
+    const struct config *c = &s->model->config;
+    const struct evict_shape shape = eviction_shape(s);
     if (evict_create(&s->evict, s->options.kv_evict, &shape, err)) return -1;
     for (int l = 0; s->evict && l < c->n_layer; l++) {
         struct attn_layer *layer = &s->layers[l];
@@ -397,7 +402,7 @@ struct session *session_create(const struct model *model, const struct session_o
     bool exact = model->exact || options->precise;
     s->shape = (struct attn_shape){
         .n_embd = c->n_embd, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
-        .scale = 1 / sqrtf((float)c->head_dim), .exact = exact,
+        .scale = 1 / sqrtf((float)c->head_dim), .exact = exact, .measure = options->measure,
         .type_k = options->type_k, .type_v = options->type_v,
         .n_ctx = options->n_ctx, .n_threads = options->n_threads,
         .rope = &c->rope, .kernels = model->kernels,
@@ -457,4 +462,36 @@ void session_stats(const struct session *s, struct session_stats *stats) {
     }
     if (s->evict) stats->cache_bytes += evict_bytes(s->evict);
     if (s->n_generated) stats->entries_attended /= s->n_generated;
+}
+
+void session_layer_stats(const struct session *s, int layer, struct attn_stats *stats) {
+    *stats = (struct attn_stats){0};
+    s->layers[layer].mode->stats(&s->layers[layer], stats);
+}
+
+int session_watch(struct session *s, struct error *err) {
+    const struct evict_shape shape = eviction_shape(s);
+    int n_layer = s->model->config.n_layer;
+    for (int l = 0; l < n_layer; l++)
+        if (!s->layers[l].mode->evictable) return 0;
+    if (evict_watch_create(&s->evict, &shape, err)) return -1;
+    for (int l = 0; l < n_layer; l++) evict_attach(s->evict, l, &s->layers[l].cache, NULL, NULL);
+    return 0;
+}
+
+void session_watch_hold(struct session *s, const struct session *other) {
+    for (int l = 0; s->evict && l < s->model->config.n_layer; l++)
+        evict_watch_hold(s->evict, l, &other->layers[l].cache);
+}
+
+double session_watch_mass(const struct session *s, int layer) {
+    double rows = 0, mass = 0;
+    for (int l = 0; s->evict && l < s->model->config.n_layer; l++) {
+        double layer_rows, layer_mass;
+        if (layer >= 0 && l != layer) continue;
+        evict_watch_mass(s->evict, l, &layer_rows, &layer_mass);
+        rows += layer_rows;
+        mass += layer_mass;
+    }
+    return rows > 0 ? mass / rows : (double)NAN;
 }

@@ -6,6 +6,7 @@
 
 #include "attention/attention.h"
 #include "cache/evict.h"
+#include "cache/evict_watch.h"
 #include "gguf.h"
 #include "kernels/kernels.h"
 
@@ -79,6 +80,7 @@ struct session_options {
     int n_threads;
     enum kv_type type_k, type_v;
     bool precise;                 /* quantised weights: 16-bit activations and float32 attention throughout */
+    bool measure;                 /* attn_shape.measure */
     const char *attn;             /* --attn SPEC, or NULL for dense */
     const char *kv_evict;         /* --kv-evict SPEC, or NULL for none */
 };
@@ -157,3 +159,14 @@ struct session_stats {
     double entries_attended;      /* mean per generated token, layer and query head */
 };
 void session_stats(const struct session *s, struct session_stats *stats);
+
+/* One layer's, as it is. */
+void session_layer_stats(const struct session *s, int layer, struct attn_stats *stats);
+
+/* What another session's evictions lose, measured in this one, which evicts nothing (evict_watch.h): asks for
+ * that before the first batch; says before each batch what the other now holds; gives the share of attention
+ * probability that falls on it, in one layer or, with layer = -1, in all. NAN where nothing is measured, as
+ * when a layer's mode keeps no entries. */
+int session_watch(struct session *s, struct error *err);
+void session_watch_hold(struct session *s, const struct session *other);
+double session_watch_mass(const struct session *s, int layer);

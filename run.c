@@ -66,6 +66,7 @@ static int open_session(struct app *app, struct error *err) {
         .n_batch = o->n_batch,
         .n_threads = o->n_threads ? o->n_threads : default_threads(),
         .precise = o->logits || o->score, /* these are about the numbers, not about speed */
+        .measure = o->compare,
         .attn = o->attn,
         .kv_evict = o->kv_evict,
     };
@@ -176,6 +177,7 @@ int main(int argc, char **argv) {
     sampler_free(&app.sampler);
     free(app.logits);
     free(app.piece);
+    session_free(app.comparison.other);
     session_free(app.session);
     tokenizer_free(app.tokenizer);
     model_free(app.model);

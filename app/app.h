@@ -14,11 +14,12 @@ struct figures {
     double prompt_seconds, gen_seconds, load_seconds;
 };
 
-/* What --score found, for --stats; the last three with --compare only. */
+/* What --score found, for --stats; all but the first line with --compare only. */
 struct comparison {
     int tokens;                                /* 0: nothing was scored */
     double perplexity, other_perplexity;
     double mean_kl, top1_agreement;
+    struct session *other;                     /* the text under the other attention, or NULL */
 };
 
 struct app {
@@ -70,6 +71,11 @@ int job_inspect(const struct gguf *file, struct error *err);
 int job_tokenize(struct app *app, struct error *err);
 int job_list_attn(struct error *err);
 int job_list_evict(struct error *err);
+
+/* Of the queries that a layer (-1: the layers that measure themselves) has compared with dense attention: the
+ * share of the best keys found, 0 where the mode doesn't look for them, and of attention probability kept.
+ * false where there are none. */
+bool app_measures(const struct app *app, int layer, double *recall, double *mass);
 
 /* The --stats object and the closing line of speeds. */
 int app_write_stats(const struct app *app, const char *path, struct error *err);

@@ -51,6 +51,7 @@ static const struct option table[] = {
     {"logits", "FILE", TEXT, AT(logits), 0, 0, "write the prompt's logits (float32 [n_prompt, n_vocab]) and exit"},
     {"score", "FILE", TEXT, AT(score), 0, 0, "perplexity of a text"},
     {"compare", "SPEC", TEXT, AT(compare), 0, 0, "with --score: how far it is from the same text under this --attn"},
+    {"score-prompt", "N", INT, AT(score_prompt), 1, INT_MAX, "with --score: N tokens are a prompt, the others go in one by one and count"},
     {"bench", NULL, FLAG, AT(bench), 0, 0, "prompt and generation speed as CSV"},
     {"depths", "N,...", TEXT, AT(depths), 0, 0, "context depths of --bench; default 512"},
     {"stats", "FILE", TEXT, AT(stats), 0, 0, "write a JSON object of figures at the end"},
@@ -136,6 +137,7 @@ static int check(const struct options *o, struct error *err) {
     if (o->session && (o->logits || o->score || o->bench))
         return fail_usage(err, "--session goes with generating and chatting only");
     if (o->compare && !o->score) return fail_usage(err, "--compare needs --score FILE");
+    if (o->score_prompt && !o->score) return fail_usage(err, "--score-prompt needs --score FILE");
     if (o->depths && !o->bench) return fail_usage(err, "--depths needs --bench");
     if (o->chat && o->raw) return fail_usage(err, "--chat and --raw exclude each other");
     if (o->chat && o->ids) return fail_usage(err, "--chat needs a text: --ids are token ids already");

@@ -15,6 +15,7 @@ struct options {
     int n_predict, n_ctx, n_threads, n_batch;   /* n_ctx and n_threads: 0 to choose */
     float temp, top_p, min_p, repeat_penalty;
     int top_k;
+    int score_prompt;
     const char *seed_text;                      /* NULL: random */
     uint64_t seed;
     bool interactive, chat, raw;

@@ -6,9 +6,10 @@
 
 #define SCORE_ROWS 32 /* rows of logits held at a time */
 
-/* Sums over the tokens that are predicted: 1.. */
+/* Sums over the tokens that count. */
 struct score {
     const struct token_list *tokens;
+    int first;                      /* the first one that counts: 1, or where --score-prompt ends */
     struct session *other;          /* --compare, or NULL */
     float *logits, *other_logits;   /* [SCORE_ROWS, n_vocab] */
     double nll, other_nll;          /* negative log likelihood in nats */
@@ -58,13 +59,19 @@ static int score_batch(struct app *app, void *arg, int first, int n, struct erro
     struct score *score = arg;
     const struct token_list *tokens = score->tokens;
     int n_vocab = app->model->config.n_vocab;
-    if (score->other && session_forward(score->other, tokens->ids + first, n, app->session->phase, err)) return -1;
+    if (score->other) {
+        if (session_forward(score->other, tokens->ids + first, n, app->session->phase, err)) return -1;
+        session_watch_hold(score->other, app->session); /* as the next batch will find it */
+    }
+    if (first + n < score->first) return 0;
     for (int row = 0; row < n; row += SCORE_ROWS) {
         int rows = n - row < SCORE_ROWS ? n - row : SCORE_ROWS;
         session_logits(app->session, row, rows, score->logits);
         if (score->other) session_logits(score->other, row, rows, score->other_logits);
-        for (int i = 0; i < rows && first + row + i + 1 < tokens->n; i++)
-            score_row(score, i, n_vocab, tokens->ids[first + row + i + 1]);
+        for (int i = 0; i < rows; i++) {
+            int next = first + row + i + 1;
+            if (next >= score->first && next < tokens->n) score_row(score, i, n_vocab, tokens->ids[next]);
+        }
     }
     return 0;
 }
@@ -75,8 +82,11 @@ static int open_other(struct app *app, struct score *score, struct error *err) {
     struct session_options options = app->session->options;
     options.attn = app->options.compare;
     options.kv_evict = NULL;
-    score->other = session_create(app->model, &options, err);
-    return score->other ? 0 : -1;
+    options.measure = false;
+    if (session_whole_prompt(app->session)) options.n_batch = score->tokens->n; /* as app_prefill() does */
+    score->other = app->comparison.other = session_create(app->model, &options, err);
+    if (!score->other) return -1;
+    return app->session->evict ? session_watch(score->other, err) : 0;
 }
 
 static int read_text(const struct app *app, struct token_list *tokens, struct error *err) {
@@ -90,18 +100,50 @@ static int read_text(const struct app *app, struct token_list *tokens, struct er
     return status;
 }
 
+/* --score-prompt: what follows it goes in like generated text. */
+static int score_generated(struct app *app, struct score *score, struct error *err) {
+    const struct token_list *tokens = score->tokens;
+    double start = app_clock();
+    for (int i = score->first; i < tokens->n && !*app->interrupted; i++) {
+        if (session_forward(app->session, tokens->ids + i, 1, PHASE_GENERATE, err)) return -1;
+        if (score_batch(app, score, i, 1, err)) return -1;
+        app->figures.gen_tokens++;
+    }
+    app->figures.gen_seconds = app_clock() - start;
+    return 0;
+}
+
+static int score_text(struct app *app, struct score *score, struct error *err) {
+    struct token_list prompt = *score->tokens;
+    int asked = app->options.score_prompt;
+    if (!session_fits(app->session, prompt.n))
+        return fail(err, "%s: has %d tokens, but only %d fit into the context: raise -c",
+                    app->options.score, prompt.n, app->session->options.n_ctx);
+    if (asked >= prompt.n)
+        return fail(err, "%s: has %d tokens: --score-prompt %d leaves none to score",
+                    app->options.score, prompt.n, asked);
+    score->first = asked ? asked : 1;
+    if (asked) prompt.n = asked;
+    if (app_prefill(app, &prompt, score_batch, score, err)) return -1;
+    return asked ? score_generated(app, score, err) : 0;
+}
+
 static void report(struct app *app, const struct score *score) {
-    int n = score->tokens->n - 1;
+    int n = score->tokens->n - score->first;
+    double recall, mass;
     struct comparison *c = &app->comparison;
-    c->tokens = n + 1;
+    c->tokens = score->tokens->n;
     c->perplexity = exp(score->nll / n);
-    printf("tokens: %d\nnll: %.6f\nperplexity: %.4f\n", n + 1, score->nll / n, c->perplexity);
+    printf("tokens: %d\nnll: %.6f\nperplexity: %.4f\n", c->tokens, score->nll / n, c->perplexity);
     if (!score->other) return;
     c->other_perplexity = exp(score->other_nll / n);
     c->mean_kl = score->kl / n;
     c->top1_agreement = (double)score->same_top / n;
     printf("perplexity of %s: %.4f\nmean_kl: %.6f\ntop1_agreement: %.4f\n", app->options.compare,
            c->other_perplexity, c->mean_kl, c->top1_agreement);
+    if (app_measures(app, -1, &recall, &mass)) printf("attention_mass: %.4f\n", mass);
+    double cached = session_watch_mass(score->other, -1);
+    if (!isnan(cached)) printf("cached_mass: %.4f\n", cached);
 }
 
 int job_score(struct app *app, struct error *err) {
@@ -110,15 +152,14 @@ int job_score(struct app *app, struct error *err) {
     size_t bytes = sizeof(float) * SCORE_ROWS * (size_t)app->model->config.n_vocab;
     score.logits = malloc(bytes);
     score.other_logits = app->options.compare ? malloc(bytes) : NULL;
-    int status = !score.logits || (app->options.compare && !score.other_logits) ? fail(err, "out of memory for logits")
-                                                                                : read_text(app, &tokens, err);
+    bool ok = score.logits && (score.other_logits || !app->options.compare);
+    int status = ok ? read_text(app, &tokens, err) : fail(err, "out of memory for logits");
     if (!status) status = open_other(app, &score, err);
-    if (!status) status = app_prefill(app, &tokens, score_batch, &score, err);
+    if (!status) status = score_text(app, &score, err);
     if (!status && !*app->interrupted) {
         report(app, &score);
         status = app_flush(err);
     }
-    session_free(score.other);
     token_list_free(&tokens);
     free(score.logits);
     free(score.other_logits);

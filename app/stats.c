@@ -1,4 +1,5 @@
 /* stats.c - the figures of a run. */
+#include <math.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -37,6 +38,50 @@ static void write_string(FILE *f, const char *key, const char *value) {
     fprintf(f, "\",\n");
 }
 
+bool app_measures(const struct app *app, int layer, double *recall, double *mass) {
+    double rows = 0;
+    *recall = *mass = 0;
+    for (int l = 0; l < app->model->config.n_layer; l++) {
+        struct attn_stats stats;
+        if (layer >= 0 && l != layer) continue;
+        session_layer_stats(app->session, l, &stats);
+        rows += stats.rows_measured;
+        *recall += stats.recall;
+        *mass += stats.mass;
+    }
+    if (rows > 0) {
+        *recall /= rows;
+        *mass /= rows;
+    }
+    return rows > 0;
+}
+
+/* What is known of one layer, or with layer = -1 of all, each figure between `begin` and `end`. */
+static void write_measures(FILE *f, const struct app *app, int layer, const char *begin, const char *end) {
+    const struct session *other = app->comparison.other;
+    double recall, mass, cached = other ? session_watch_mass(other, layer) : (double)NAN;
+    bool measured = app_measures(app, layer, &recall, &mass);
+    if (measured && recall > 0) fprintf(f, "%s\"recall\": %.6f,%s", begin, recall, end);
+    if (measured) fprintf(f, "%s\"attention_mass\": %.6f,%s", begin, mass, end);
+    if (!isnan(cached)) fprintf(f, "%s\"cached_mass\": %.6f,%s", begin, cached, end);
+}
+
+static void write_layers(FILE *f, const struct app *app) {
+    const struct session *s = app->session;
+    int n_layer = app->model->config.n_layer, n_head = app->model->config.n_head;
+    fprintf(f, "  \"layers\": [\n");
+    for (int l = 0; l < n_layer; l++) {
+        struct attn_stats stats;
+        session_layer_stats(s, l, &stats);
+        fprintf(f, "    {\"attn\": \"%s\", ", s->layers[l].mode->name);
+        write_measures(f, app, l, "", " ");
+        fprintf(f, "\"entries_attended\": %.3f, \"entries_cached\": %.3f, \"cache_bytes\": %zu}%s\n",
+                s->n_generated ? stats.entries_attended / s->n_generated / n_head : 0, stats.entries_cached,
+                stats.bytes, l + 1 < n_layer ? "," : "");
+    }
+    fprintf(f, "  ],\n");
+}
+
 static void write_comparison(FILE *f, const struct app *app) {
     const struct comparison *c = &app->comparison;
     if (c->tokens) fprintf(f, "  \"perplexity\": %.6f,\n", c->perplexity);
@@ -68,6 +113,8 @@ int app_write_stats(const struct app *app, const char *path, struct error *err) 
     write_string(f, "kv_type", o->kv_type);
     write_string(f, "isa", kernels_isa(app->kernels));
     write_comparison(f, app);
+    write_measures(f, app, -1, "  ", "\n");
+    write_layers(f, app);
     fprintf(f, "  \"threads\": %d,\n  \"seed\": %llu\n}\n", app->session->options.n_threads,
             (unsigned long long)o->seed);
     return output_commit(&out, err);
@@ -77,8 +124,13 @@ void app_print_speeds(const struct app *app) {
     const struct figures *fig = &app->figures;
     struct session_stats cache;
     session_stats(app->session, &cache);
-    fprintf(stderr, "prompt: %d tokens, %.1f tok/s; generated: %d tokens, %.1f tok/s; cache: %.1f MB; seed: %llu\n",
+    fprintf(stderr, "prompt: %d tokens, %.1f tok/s; generated: %d tokens, %.1f tok/s; cache: %.1f MB; seed: %llu",
             fig->prompt_tokens, rate(fig->prompt_tokens, fig->prompt_seconds), fig->gen_tokens,
             rate(fig->gen_tokens, fig->gen_seconds), (double)cache.cache_bytes / 1e6,
             (unsigned long long)app->options.seed);
+    double recall, mass;
+    bool measured = app_measures(app, -1, &recall, &mass);
+    if (measured && recall > 0) fprintf(stderr, "; recall: %.4f", recall);
+    if (measured) fprintf(stderr, "; attention mass: %.4f", mass);
+    fputc('\n', stderr);
 }

@@ -33,6 +33,7 @@ struct attn_shape {
     int n_embd, n_head, n_head_kv, head_dim;
     float scale;               /* 1/sqrt(head_dim) */
     bool exact;                /* float32 arithmetic only; else 8- and 16-bit where it is faster */
+    bool measure;              /* modes that leave entries out compare themselves with dense attention */
     enum kv_type type_k, type_v;
     int max_batch;             /* tokens in the largest batch */
     int n_ctx;                 /* positions, at most */

@@ -42,7 +42,7 @@ struct moba {
     const struct sparse_kernels *sparse;
     struct blocks *blocks;  /* [G] */
     double *attended;       /* [H] entries, summed over generated tokens */
-    struct measure *measures; /* [n_threads], mass=1 */
+    struct measure *measures; /* [n_threads], or NULL where nothing is measured */
 };
 
 /* ---- scratch memory --------------------------------------------------------------- */
@@ -60,10 +60,15 @@ struct moba_scratch {
     int *chosen;              /* [SLICE, topk] blocks of each row */
     int *n_chosen;            /* [SLICE] */
     struct attend_row *attend;/* [SLICE] */
-    float *scores;            /* [n_ctx], mass=1 */
+    float *scores;            /* [n_ctx], to measure with */
     struct measure *measure;  /* or NULL */
     uintptr_t end;
 };
+
+static bool measures(const struct attn_layer *layer) {
+    const struct moba_params *params = layer->params;
+    return params->mass || layer->shape->measure;
+}
 
 /* Rows in a slice: whole tokens. */
 static int slice_rows(const struct attn_layer *layer) {
@@ -91,7 +96,7 @@ static struct moba_scratch moba_scratch(const struct attn_layer *layer, int work
         t.chosen = take(&at, slice * most * sizeof(int));
         t.n_chosen = take(&at, slice * sizeof(int));
         t.attend = take(&at, slice * sizeof(struct attend_row));
-        t.scores = take(&at, params->mass ? (size_t)s->n_ctx * sizeof(float) : 0);
+        t.scores = take(&at, measures(layer) ? (size_t)s->n_ctx * sizeof(float) : 0);
     }
     if (moba && moba->measures) t.measure = &moba->measures[worker];
     t.end = at;
@@ -369,16 +374,15 @@ static void many_rows(struct attn_layer *layer, const struct attn_batch *b, stru
 
 static int moba_init(struct attn_layer *layer, const struct model *model, struct error *err) {
     (void)model;
-    const struct moba_params *params = layer->params;
     const struct attn_shape *s = layer->shape;
     struct moba *moba = layer->state = calloc(1, sizeof *moba);
     if (moba) {
         moba->sparse = sparse_select(kernels_isa(s->kernels));
         moba->blocks = calloc((size_t)s->n_head_kv, sizeof *moba->blocks);
         moba->attended = calloc((size_t)s->n_head, sizeof *moba->attended);
-        if (params->mass) moba->measures = alloc_zeroed((size_t)s->n_threads * sizeof *moba->measures);
+        if (measures(layer)) moba->measures = alloc_zeroed((size_t)s->n_threads * sizeof *moba->measures);
     }
-    if (!moba || !moba->blocks || !moba->attended || (params->mass && !moba->measures))
+    if (!moba || !moba->blocks || !moba->attended || (measures(layer) && !moba->measures))
         return fail(err, "out of memory for the state of layer %d", layer->index);
     return 0;
 }

@@ -49,7 +49,7 @@ struct topk {
     const struct sparse_kernels *sparse;
     struct pages *pages;      /* [G], index=page */
     double attended;          /* entries, summed over generated tokens and query heads */
-    struct measure *measures; /* [n_threads], recall=1 */
+    struct measure *measures; /* [n_threads], or NULL where nothing is measured */
 };
 
 /* What a row sees, as indices of entries. */
@@ -470,8 +470,9 @@ static int topk_init(struct attn_layer *layer, const struct model *model, struct
     if (!topk) return fail(err, "out of memory for the state of layer %d", layer->index);
     topk->sparse = sparse_select(kernels_isa(s->kernels));
     if (params->index == INDEX_PAGE) topk->pages = calloc((size_t)s->n_head_kv, sizeof *topk->pages);
-    if (params->recall) topk->measures = alloc_zeroed((size_t)s->n_threads * sizeof *topk->measures);
-    if ((params->index == INDEX_PAGE && !topk->pages) || (params->recall && !topk->measures))
+    bool measure = params->recall || s->measure;
+    if (measure) topk->measures = alloc_zeroed((size_t)s->n_threads * sizeof *topk->measures);
+    if ((params->index == INDEX_PAGE && !topk->pages) || (measure && !topk->measures))
         return fail(err, "out of memory for the state of layer %d", layer->index);
     return 0;
 }

@@ -47,10 +47,8 @@ static int check_options(const struct evict *e, struct error *err) {
     return p->check ? p->check(o, err) : 0;
 }
 
-static int parse(struct evict *e, const char *spec, struct error *err) {
+static int parse(struct evict *e, const char *params, struct error *err) {
     const struct evict_policy *p = e->policy;
-    const char *params = spec + strcspn(spec, ":");
-    if (*params) params++;
     e->options = calloc(1, p->options_bytes);
     if (!e->options) return fail(err, "out of memory for the options of --kv-evict %s", p->name);
     char owner[64];
@@ -81,6 +79,21 @@ static int create_layers(struct evict *e, struct error *err) {
     return 0;
 }
 
+int evict_create_policy(struct evict **out, const struct evict_policy *policy, const char *params,
+                        const struct evict_shape *shape, struct error *err) {
+    struct evict *e = calloc(1, sizeof *e);
+    *out = NULL;
+    if (!e) return fail(err, "out of memory for --kv-evict");
+    e->policy = policy;
+    e->shape = *shape;
+    if (parse(e, params, err) || create_layers(e, err)) {
+        evict_free(e);
+        return -1;
+    }
+    *out = e;
+    return 0;
+}
+
 int evict_create(struct evict **out, const char *spec, const struct evict_shape *shape, struct error *err) {
     *out = NULL;
     if (!spec) return 0;
@@ -90,16 +103,7 @@ int evict_create(struct evict **out, const char *spec, const struct evict_shape 
         return fail_usage(err, "--kv-evict: there is no policy '%.*s': see --list-evict",
                           (int)(len < 60 ? len : 60), spec);
     if (policy == &none) return spec[len] ? fail_usage(err, "--kv-evict none has no options") : 0;
-    struct evict *e = calloc(1, sizeof *e);
-    if (!e) return fail(err, "out of memory for --kv-evict");
-    e->policy = policy;
-    e->shape = *shape;
-    if (parse(e, spec, err) || create_layers(e, err)) {
-        evict_free(e);
-        return -1;
-    }
-    *out = e;
-    return 0;
+    return evict_create_policy(out, policy, spec[len] ? spec + len + 1 : "", shape, err);
 }
 
 void evict_attach(struct evict *e, int layer, struct kv_cache *cache,

@@ -35,6 +35,7 @@ struct evict_options {
 /* What is the same for every layer: H query heads, G KV heads, d head size. */
 struct evict_shape {
     int n_layer, n_head, n_head_kv, head_dim;
+    int n_ctx;           /* positions, at most */
     int n_threads;
     enum kv_type type_k;
     const struct rope *rope;
@@ -118,6 +119,10 @@ struct evict {
 
 /* Reads `policy[:key=value,...]`. *out is NULL after "none" or a NULL spec. -1 with a usage error. */
 int evict_create(struct evict **out, const char *spec, const struct evict_shape *shape, struct error *err);
+
+/* The same with a policy that needn't be in the table; params is "key=value,...". */
+int evict_create_policy(struct evict **out, const struct evict_policy *policy, const char *params,
+                        const struct evict_shape *shape, struct error *err);
 void evict_free(struct evict *e);
 
 /* Says whose cache a layer's is, and whom to tell (or NULL) which entries of a head stay before they move. */

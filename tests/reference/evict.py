@@ -41,8 +41,20 @@ class Cache:
     probs: torch.Tensor = None  # [H, n, T] attention probabilities of the batch
 
 
-def attend(layer, select, opts, policy, batch, index=(0, 1)):
-    """A cached mode's output [T, H, d] under a policy (None: nothing is ever evicted)."""
+@dataclass
+class Trace:
+    """Of each query of a layer, [H, T, T]."""
+
+    probs: torch.Tensor     # dense attention over what is cached
+    visible: torch.Tensor   # what is cached
+    attended: torch.Tensor  # what the mode attends to
+
+
+def attend(layer, select, opts, policy, batch, index=(0, 1), trace=None):
+    """A cached mode's output [T, H, d] under a policy (None: nothing is ever evicted).
+
+    A Trace is appended to `trace`, if that is a list.
+    """
     T, H, d = layer.q.shape
     G = layer.k.shape[1]
     t_all = torch.arange(T)
@@ -50,7 +62,7 @@ def attend(layer, select, opts, policy, batch, index=(0, 1)):
     zeros = torch.zeros(H, T, dtype=k.dtype)
     nobody, nothing = torch.zeros(G, T, dtype=torch.bool), torch.zeros(H, 0, T, dtype=k.dtype)
     c = Cache(policy and policy[1], layer, index, nobody, zeros[:G].clone(), nothing, zeros)
-    out = torch.zeros_like(layer.q)
+    out, seen = torch.zeros_like(layer.q), Trace(*torch.zeros(3, H, T, T, dtype=k.dtype))
     steps = batches(T, layer.n_prompt, batch) if policy else [(0, T)]
     for begin, end in steps:
         t = t_all[begin:end]
@@ -63,14 +75,18 @@ def attend(layer, select, opts, policy, batch, index=(0, 1)):
         visible = c.alive.repeat_interleave(H // G, 0)[:, None, :] & (t_all <= t[:, None])
         attention = select(scores, t, visible, t < layer.n_prompt, **opts)
         out[t] = (attention @ v.repeat_interleave(H // G, 0)).transpose(0, 1)
+        c.probs = modes.masked_softmax(scores, visible)
+        seen.probs[:, t] = c.probs
+        seen.visible[:, t], seen.attended[:, t] = visible.to(k.dtype), (attention > 0).to(k.dtype)
         if policy is None:
             continue
-        c.probs = modes.masked_softmax(scores, visible)
         c.received += c.probs.sum(1).view(G, H // G, T).mean(1)
         c.recent = torch.cat((c.recent, c.probs), dim=1)[:, -c.p["window"] :]
         prompt_only = policy[0] in ("snapkv", "adakv", "pyramid")
         if int(c.alive.sum(1).max()) > c.p["budget"] and (end == layer.n_prompt or not prompt_only):
             evict(c, policy[0])
+    if trace is not None:
+        trace.append(seen)
     return out
 
 

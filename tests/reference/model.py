@@ -132,10 +132,11 @@ class Model:
         return Layer(h, q, k, v, self.rope, n_prompt, tensors, landmarks)
 
     @torch.no_grad()
-    def logits(self, ids, attn="dense", kv_evict=None, batch=512, n_prompt=None):
+    def logits(self, ids, attn="dense", kv_evict=None, batch=512, n_prompt=None, trace=None):
         """Logits [T, n_vocab] of the caller's own tokens, the first n_prompt (default: all) being the prompt.
 
         `batch` is the engine's -b; it matters for eviction only, which happens after every batch.
+        A list `trace` gets an evict.Trace of each layer that keeps a cache.
         """
         layers = [spec.for_layer(attn, i, self.n_layer) for i in range(self.n_layer)]
         layers = [(name, spec.options(name, given, self.meta)) for name, given in layers]
@@ -151,7 +152,7 @@ class Model:
         for i, (name, opts) in enumerate(layers):
             layer = self.layer_inputs(i, x, n_prompt, landmarks)
             if name in modes.CACHED:
-                out = evict.attend(layer, modes.CACHED[name], opts, policy, batch, (i, self.n_layer))
+                out = evict.attend(layer, modes.CACHED[name], opts, policy, batch, (i, self.n_layer), trace)
             else:
                 out = modes.WHOLE[name](layer, **opts)
             x = x + self.linear(out.reshape(len(x), -1), f"blk.{i}.attn_output")
