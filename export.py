@@ -22,7 +22,8 @@ from convert.config import Config
 from convert.gguf_file import FLOATS, TYPES, Tensor, Type, write
 from convert.report import ExportError
 
-FILE_TYPES = {t: gguf.LlamaFileType["ALL_F32" if t == Type.F32 else f"MOSTLY_{t.name}"] for t in TYPES.values()}
+FILE_TYPES = {t: gguf.LlamaFileType[f"MOSTLY_{t.name}"] for t in TYPES.values() if t != Type.F32}
+FILE_TYPES[Type.F32] = gguf.LlamaFileType.ALL_F32
 ATTN_PARAMS = "attn_params.safetensors"  # taken along where a checkpoint's directory has it
 
 
@@ -45,7 +46,7 @@ def check_all_used(checkpoint, names, model):
     used = {name for _, name, _ in names} | ({"lm_head.weight"} if model.tied else set())
     for name in checkpoint:
         if name not in used and not name.endswith(".rotary_emb.inv_freq"):
-            raise ExportError(f"{checkpoint.folder}: tensor '{name}' is none that a {model.arch} model has here")
+            raise ExportError(f"{checkpoint.folder}: tensor '{name}' has no place in a {model.arch} model")
 
 
 def model_tensors(checkpoint, config, params, type_):
@@ -61,8 +62,8 @@ def model_tensors(checkpoint, config, params, type_):
             rows, group = interleave(rows, model.head_dim), model.head_dim
         tensors.append(Tensor(name, shape, type_, rows, group))
     if config.rope_factors is not None:
-        factors = config.rope_factors
-        tensors.append(Tensor("rope_freqs.weight", factors.shape, Type.F32, lambda begin, end: factors[begin:end]))
+        rows = lambda begin, end: config.rope_factors[begin:end]
+        tensors.append(Tensor("rope_freqs.weight", config.rope_factors.shape, Type.F32, rows))
     return tensors
 
 
@@ -113,7 +114,8 @@ def base_dimensions(path):
 
     arch = key("general.architecture")
     if arch not in ARCHITECTURES.values():
-        raise ExportError(f"{path}: architecture '{arch}' is not supported (known: {', '.join(known_names())})")
+        known = ", ".join(sorted(set(ARCHITECTURES.values())))
+        raise ExportError(f"{path}: architecture '{arch}' is not supported (known: {known})")
     n_embd, n_head = key(f"{arch}.embedding_length"), key(f"{arch}.attention.head_count")
     shapes = {t.name: t.shape.tolist() for t in reader.tensors}
     if "token_embd.weight" not in shapes:
@@ -129,10 +131,6 @@ def base_dimensions(path):
         n_vocab=shapes["token_embd.weight"][1],
         tied="output.weight" not in shapes,
     )
-
-
-def known_names():
-    return sorted(set(ARCHITECTURES.values()))
 
 
 def export_adapter(attn_params, base, out, type="f16"):
@@ -154,13 +152,14 @@ def export_adapter(attn_params, base, out, type="f16"):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("model", nargs="?", metavar="HF_DIR", help="directory of a Hugging Face checkpoint")
     parser.add_argument("-o", dest="out", metavar="FILE", required=True, help="the GGUF file to write")
     parser.add_argument("--type", default="f16", choices=TYPES, help="of the matrices (default f16)")
     parser.add_argument("--attn-params", metavar="FILE", help="trained attention parameters (safetensors)")
-    parser.add_argument("--base", metavar="MODEL", help="the GGUF model that an adapter is for, instead of HF_DIR")
-    parser.add_argument("--pre", metavar="NAME", help="tokenizer.ggml.pre, if it can't be told from tokenizer.json")
+    parser.add_argument("--base", metavar="MODEL", help="instead of HF_DIR: the GGUF model of an adapter")
+    parser.add_argument("--pre", metavar="NAME", help="tokenizer.ggml.pre, where tokenizer.json doesn't tell")
     args = parser.parse_args()
     if bool(args.model) == bool(args.base):
         parser.error("give either HF_DIR or --base")

@@ -83,7 +83,7 @@ class Dimensions:
 
 
 def interleave(rows, head_dim):
-    """RoPE's pairs from half a head apart (transformers) to side by side (GGUF's llama), in whole heads of rows."""
+    """RoPE's pairs from half a head apart (transformers) to side by side (GGUF's llama), in whole heads."""
 
     def interleaved(begin, end):
         x = rows(begin, end)

@@ -1,9 +1,9 @@
 """Trained attention parameters: a safetensors file with routers, gates, a landmark and low-rank updates.
 
-Tensors have their GGUF names ("blk.0.attn_mosa_router.weight" [G or H, n_embd], "blk.0.attn_infini_gate.weight"
-[H], "landmark_embd.weight" [n_embd], "blk.0.attn_q.weight.lora_a" [rank, columns] and "...lora_b" [rows, rank]).
-Rows of q and k updates are in transformers' order, like the weights of a checkpoint: they are put into GGUF's
-order here. The file's metadata (string to string) holds the GGUF keys, as JSON where they aren't numbers.
+Tensors have their GGUF names: "blk.0.attn_mosa_router.weight" [G or H, n_embd], "landmark_embd.weight"
+[n_embd], "blk.0.attn_infini_gate.weight" [H], "blk.0.attn_q.weight.lora_a" [rank, columns] and "...lora_b"
+[rows, rank]. Rows of q and k updates are in transformers' order, like the weights of a checkpoint: they are
+put into GGUF's order here. The file's metadata (string to string) holds the GGUF keys.
 """
 
 import json
@@ -49,7 +49,7 @@ class Key(NamedTuple):
 COUNT = Key(parse_count, gguf.GGUFWriter.add_uint32, "a whole number")
 FLAG = Key(parse_bool, gguf.GGUFWriter.add_bool, "true or false")
 KEYS = {
-    "attention.modes": Key(parse_modes, gguf.GGUFWriter.add_array, f"a JSON list of some of {', '.join(MODES)}"),
+    "attention.modes": Key(parse_modes, gguf.GGUFWriter.add_array, f"a JSON list out of {', '.join(MODES)}"),
     "attention.moba.block_size": COUNT,
     "attention.moba.top_k": COUNT,
     "attention.topk.k": COUNT,
@@ -90,36 +90,33 @@ class AttnParams:
         self.keys.setdefault("attention.modes", self._trained_modes())
 
     def _read_keys(self):
-        keys = {}
+        keys, path = {}, self.file.path
         for key, text in self.file.metadata.items():
             if key not in KEYS:
                 if key.startswith(("attention.", "adapter.")):
-                    raise ExportError(f"{self.file.path}: metadata key '{key}' is unknown (known: {', '.join(KEYS)})")
+                    raise ExportError(f"{path}: metadata key '{key}' is unknown (known: {', '.join(KEYS)})")
                 continue
             try:
                 keys[key] = KEYS[key].parse(text)
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise ExportError(
-                    f"{self.file.path}: metadata key '{key}' is {text!r}, not {KEYS[key].form}"
-                ) from None
+                raise ExportError(f"{path}: metadata key '{key}' is {text!r}, not {KEYS[key].form}") from None
         return keys
 
     def _expect(self, name, *shapes):
-        shape = self.file.entries[name].shape
+        shape, wanted = self.file.entries[name].shape, " or ".join(map(dims, shapes))
         if shape not in shapes:
-            raise ExportError(
-                f"{self.file.path}: tensor '{name}' is {dims(shape)}, expected {' or '.join(map(dims, shapes))}"
-            )
+            raise ExportError(f"{self.file.path}: tensor '{name}' is {dims(shape)}, expected {wanted}")
 
     def _check_extra(self, name):
         m = self.model
+        path = self.file.path
         known = re.fullmatch(r"blk\.(\d+)\.(attn_mosa_router|attn_infini_gate)\.weight", name)
         if name == LANDMARK:
             self._expect(name, (m.n_embd,))
         elif not known:
-            raise ExportError(f"{self.file.path}: tensor '{name}' is no router, gate, landmark or low-rank update")
+            raise ExportError(f"{path}: tensor '{name}' is no router, gate, landmark or low-rank update")
         elif int(known[1]) >= m.n_layer:
-            raise ExportError(f"{self.file.path}: tensor '{name}': the model has {m.n_layer} layers")
+            raise ExportError(f"{path}: tensor '{name}': the model has {m.n_layer} layers")
         elif known[2] == "attn_mosa_router":
             self._expect(name, (m.n_head_kv, m.n_embd), (m.n_head, m.n_embd))
         else:
@@ -163,9 +160,9 @@ class AttnParams:
         return modes + (["landmark"] if TOKEN_ID in self.keys and "landmark" not in modes else [])
 
     def add_keys(self, writer, with_updates):
-        for key, value in self.keys.items():
-            if value != [] and (with_updates or key != ALPHA):
-                KEYS[key].add(writer, key, value)
+        for key, kind in KEYS.items():
+            if self.keys.get(key, []) != [] and (with_updates or key != ALPHA):
+                kind.add(writer, key, self.keys[key])
 
     def tensors(self):
         """Routers, gates and landmark, in float32."""

@@ -73,9 +73,8 @@ class SafetensorsFile:
         if not all(isinstance(i, int) and i >= 0 for i in ints):
             raise ExportError(f"{self.path}: the header's entry for tensor '{name}' is damaged")
         if dtype not in DTYPES:
-            raise ExportError(
-                f"{self.path}: tensor '{name}' is of {dtype}, which is not supported (known: {', '.join(DTYPES)})"
-            )
+            known = ", ".join(DTYPES)
+            raise ExportError(f"{self.path}: tensor '{name}' is of {dtype}, not supported (known: {known})")
         if end - begin != math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize:
             raise ExportError(f"{self.path}: tensor '{name}' of {dims(shape)} can't be {end - begin} bytes")
         if start + end > size:
@@ -121,7 +120,7 @@ class Checkpoint:
         shards = {shard: SafetensorsFile(self.folder / shard) for shard in sorted(set(weight_map.values()))}
         for name, shard in weight_map.items():
             if name not in shards[shard].entries:
-                raise ExportError(f"{shards[shard].path}: tensor '{name}' is missing, but {INDEX} says it is here")
+                raise ExportError(f"{self.folder / shard}: tensor '{name}' of {INDEX} is missing")
         return {name: shards[shard] for name, shard in weight_map.items()}
 
     def __iter__(self):
@@ -135,8 +134,9 @@ class Checkpoint:
         if name not in self.files:
             raise ExportError(f"{self.folder}: tensor '{name}' is missing")
         file = self.files[name]
-        if file.entries[name].shape != tuple(shape):
+        found, wanted = file.entries[name].shape, tuple(shape)
+        if found != wanted:
             raise ExportError(
-                f"{file.path}: tensor '{name}' is {dims(file.entries[name].shape)}, but config.json makes it {dims(shape)}"
+                f"{file.path}: tensor '{name}' is {dims(found)}, but by config.json it is {dims(wanted)}"
             )
         return lambda begin, end: file.rows(name, begin, end)

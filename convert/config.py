@@ -11,7 +11,7 @@ from convert.report import ExportError, note
 
 
 class Config:
-    """`dimensions` of the model, `add_keys(writer)`, and `rope_factors`, an array that divides the frequencies."""
+    """`dimensions` of the model, its keys, and `rope_factors` that divide RoPE's frequencies, or None."""
 
     def __init__(self, folder):
         self.path = folder / "config.json"
@@ -50,14 +50,15 @@ class Config:
     def _check_kind(self):
         names = self.get("architectures")
         if not isinstance(names, list) or len(names) != 1:
-            raise ExportError(f"{self.path}: key 'architectures' is missing or does not name one architecture")
+            raise ExportError(f"{self.path}: key 'architectures' is missing or doesn't name one")
         if names[0] not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ExportError(f"{self.path}: architecture '{names[0]}' is not supported (known: {known})")
-        if "quantization_config" in self.values:
-            raise ExportError(f"{self.path}: key 'quantization_config': quantised checkpoints are not supported")
-        if self.get("hidden_act", "silu") != "silu":
-            raise ExportError(f"{self.path}: key 'hidden_act' is {self.get('hidden_act')!r}, but must be 'silu'")
+        if self.get("quantization_config"):
+            raise ExportError(f"{self.path}: key 'quantization_config': quantised weights are not supported")
+        act = self.get("hidden_act", "silu")
+        if act != "silu":
+            raise ExportError(f"{self.path}: key 'hidden_act' is {act!r}, but must be 'silu'")
 
     def _read_dimensions(self):
         n_embd, n_head = self.count("hidden_size"), self.count("num_attention_heads")
@@ -73,9 +74,7 @@ class Config:
             tied=self.get("tie_word_embeddings", False) is True,
         )
         if d.n_head % d.n_head_kv:
-            raise ExportError(
-                f"{self.path}: key 'num_attention_heads' is {n_head}, no multiple of 'num_key_value_heads', {d.n_head_kv}"
-            )
+            raise ExportError(f"{self.path}: 'num_key_value_heads' {d.n_head_kv} does not divide {n_head}")
         if d.head_dim % 2:
             raise ExportError(f"{self.path}: key 'head_dim' is {d.head_dim}, but RoPE needs pairs")
         return d
@@ -107,7 +106,7 @@ class Config:
         return float(self.rope_number("rope_theta", self.number("rope_theta", 10000.0)))
 
     def _llama3_factors(self):
-        """Llama 3.1: fast pairs stay, slow ones are divided by `factor`, those between by something between."""
+        """Llama 3.1: fast pairs stay, slow ones are divided by `factor`, a ramp in between."""
         factor, low, high = (self.rope_number(k) for k in ("factor", "low_freq_factor", "high_freq_factor"))
         if low == high:
             raise ExportError(f"{self.path}: keys 'low_freq_factor' and 'high_freq_factor' are the same")

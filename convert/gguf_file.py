@@ -15,7 +15,7 @@ from convert.report import ExportError, note
 
 FLOATS = (Type.F32, Type.F16, Type.BF16)
 TYPES = {t.name.lower(): t for t in (*FLOATS, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1)}
-CHUNK = 1 << 22  # elements that are in memory at a time
+CHUNK = 1 << 20  # elements that are in memory at a time
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Tensor:
         if len(self.shape) == 1:
             self.type = Type.F32
         elif self.shape[1] % block:
-            note(f"tensor '{self.name}' becomes F16: rows of {self.shape[1]} are not whole blocks of {block}")
+            note(f"tensor '{self.name}' becomes F16: rows of {self.shape[1]} are no whole blocks of {block}")
             self.type = Type.F16
 
     @property
@@ -47,7 +47,7 @@ class Tensor:
         for begin in range(0, self.shape[0], step):
             x = np.ascontiguousarray(self.rows(begin, min(begin + step, self.shape[0])))
             if self.type == Type.F16 and np.abs(x).max(initial=0) > np.finfo(np.float16).max:
-                raise ExportError(f"tensor '{self.name}' has values too large for F16: use --type bf16 or f32")
+                raise ExportError(f"tensor '{self.name}' has values too large for F16: try --type bf16")
             file.write(gguf.quants.quantize(x, self.type).data)
 
 

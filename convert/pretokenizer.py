@@ -56,7 +56,8 @@ def rules(step):
         return [GPT2] if step.get("use_regex", True) else []
     if kind == "Digits":
         return [DIGIT if step.get("individual_digits") else DIGITS]
-    if kind == "Split" and (step.get("behavior"), bool(step.get("invert"))) in (("Isolated", False), ("Removed", True)):
+    inverted = bool(step.get("invert"))
+    if kind == "Split" and step.get("behavior") == ("Removed" if inverted else "Isolated"):
         regex = step.get("pattern", {}).get("Regex")
         return [spell(regex) if regex else kind]
     return [f"a {kind} step"]
@@ -66,9 +67,10 @@ def find_name(path, tokenizer):
     """The name for the pre-tokenizer of a tokenizer.json (read from `path`)."""
     found = tuple(rules(tokenizer.get("pre_tokenizer") or {"type": "ByteLevel", "use_regex": False}))
     if found not in NAMES:
+        known = ", ".join(sorted(set(NAMES.values())))
         raise ExportError(
-            f"{path}: key 'pre_tokenizer' is none that is known, but {' then '.join(found) or 'empty'}: give the "
-            f"nearest with --pre ({', '.join(sorted(set(NAMES.values())))})"
+            f"{path}: key 'pre_tokenizer' is not known ({' then '.join(found) or 'nothing'}): "
+            f"give the nearest of {known} with --pre"
         )
     name, whole_words = NAMES[found], tokenizer["model"].get("ignore_merges") is True
     if name == "llama-bpe" and not whole_words:

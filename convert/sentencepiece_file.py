@@ -62,7 +62,7 @@ def read(path):
     try:
         parts = list(fields(path.read_bytes()))
         pieces = [parse_piece(value) for number, value in parts if number == 1]
-        trainer, normalizer = ({k: v for n, value in parts if n == i for k, v in fields(value)} for i in (2, 3))
+        trainer, normalizer = (dict(f for n, value in parts if n == i for f in fields(value)) for i in (2, 3))
     except OSError as e:
         raise ExportError(f"{path}: {e.strerror}") from None
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error):
@@ -71,4 +71,5 @@ def read(path):
         raise ExportError(f"{path}: not a SentencePiece model: it has no pieces")
     if trainer.get(3, 1) != BPE:
         raise ExportError(f"{path}: not a BPE model: unigram and other models are not supported")
-    return SentencePieceModel(pieces, bool(normalizer.get(2)), bool(normalizer.get(3, 1)), bool(normalizer.get(4, 1)))
+    flags = (bool(normalizer.get(number, default)) for number, default in ((2, b""), (3, 1), (4, 1)))
+    return SentencePieceModel(pieces, *flags)

@@ -31,9 +31,8 @@ class Tokenizer:
 
     def put(self, path, token, text, type_, score=ADDED_SCORE):
         if not isinstance(token, int) or not 0 <= token < len(self.tokens):
-            raise ExportError(
-                f"{path}: token {text!r} has the id {token}, but the embedding has {len(self.tokens)} rows"
-            )
+            n = len(self.tokens)
+            raise ExportError(f"{path}: token {text!r} has the id {token}, but the embedding has {n} rows")
         self.tokens[token], self.types[token] = text, type_
         if self.scores:
             self.scores[token] = score
@@ -42,6 +41,11 @@ class Tokenizer:
         if text not in self.tokens:
             raise ExportError(f"{path}: key '{key}' is {text!r}, which is not in the vocabulary")
         return self.tokens.index(text)
+
+    def check(self, path, key, token):
+        if not isinstance(token, int) or not 0 <= token < len(self.tokens):
+            raise ExportError(f"{path}: key '{key}' is {token!r}, but there are {len(self.tokens)} tokens")
+        return token
 
     def add_keys(self, writer):
         writer.add_tokenizer_model(self.model)
@@ -68,7 +72,7 @@ def empty(model, n_vocab):
 
 
 def load(folder, n_vocab, pre=None):
-    """The tokenizer in a directory, padded to n_vocab tokens; `pre` replaces the name of its pre-tokenizer."""
+    """The tokenizer in a directory, padded to n_vocab tokens; `pre` replaces its pre-tokenizer's name."""
     try:
         return _load(folder, n_vocab, pre)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
@@ -120,8 +124,10 @@ def bpe_model(path, data):
     """(vocabulary, merges as pairs) of a tokenizer.json."""
     model = data["model"]
     vocab, merges = model.get("vocab"), model.get("merges")
-    if model.get("type", "BPE") != "BPE" or not isinstance(vocab, dict) or not isinstance(merges, list):
-        raise ExportError(f"{path}: key 'model' is of type {model.get('type')!r}: only BPE is supported")
+    if model.get("type", "BPE") != "BPE":
+        raise ExportError(f"{path}: key 'model' is of type {model['type']!r}: only BPE is supported")
+    if not isinstance(vocab, dict) or not isinstance(merges, list):
+        raise ExportError(f"{path}: key 'model': 'vocab' or 'merges' is missing")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise ExportError(f"{path}: key '{key}' is {model[key]!r}: only an empty one is supported")
@@ -157,12 +163,12 @@ def from_sentencepiece(path, n_vocab):
 
 
 def from_sentencepiece_json(path, data, n_vocab):
-    """SentencePiece's BPE as transformers writes it: the rank of a piece's first merge stands for its score."""
+    """SentencePiece's BPE as transformers writes it: the rank of a piece's first merge is its score."""
     vocab, pairs = bpe_model(path, data)
     normalizer, pre_tokenizer = steps(data.get("normalizer")), steps(data.get("pre_tokenizer"))
     metaspace = [s for s in pre_tokenizer if s.get("type") == "Metaspace"]
     if not metaspace and not any(s.get("content") == SPACE for s in normalizer):
-        raise ExportError(f"{path}: neither byte-level BPE nor SentencePiece's: no step writes '{SPACE}' for spaces")
+        raise ExportError(f"{path}: neither byte-level BPE nor SentencePiece's (no '{SPACE}' for spaces)")
     scores = {}
     for rank, (left, right) in enumerate(pairs):
         scores.setdefault(left + right, -float(rank))
@@ -209,7 +215,7 @@ def first(value):
 
 
 def read_special_ids(t, folder, config):
-    """tokenizer_config.json names them; where it doesn't, generation_config.json and config.json number them."""
+    """tokenizer_config.json names them, else generation_config.json or config.json numbers them."""
     for name in SPECIAL:
         entry, key = config.get(f"{name}_token"), f"{name}_token"
         text = entry.get("content") if isinstance(entry, dict) else entry
@@ -218,12 +224,9 @@ def read_special_ids(t, folder, config):
             continue
         for path in (folder / "generation_config.json", folder / "config.json"):
             token = first(read_json(path).get(f"{key}_id")) if path.exists() else None
-            if token is None:
-                continue
-            if not isinstance(token, int) or not 0 <= token < len(t.tokens):
-                raise ExportError(f"{path}: key '{key}_id' is {token!r}, but there are {len(t.tokens)} tokens")
-            t.ids[name] = token
-            break
+            if token is not None:
+                t.ids[name] = t.check(path, f"{key}_id", token)
+                break
 
 
 def adds(t, name, data, config):
@@ -232,8 +235,9 @@ def adds(t, name, data, config):
         return config[f"add_{name}_token"] and name in t.ids
     if name not in t.ids:
         return False
-    templates = [s.get("single") for s in steps(data.get("post_processor")) if s.get("type") == "TemplateProcessing"]
     if data:
+        processors = steps(data.get("post_processor"))
+        templates = [s.get("single") for s in processors if s.get("type") == "TemplateProcessing"]
         edges = [template[0 if name == "bos" else -1] for template in templates if template]
         return any(e.get("SpecialToken", {}).get("id") == t.tokens[t.ids[name]] for e in edges)
     return t.model == "llama" and name == "bos"
@@ -255,7 +259,6 @@ def read_end_of_turn(t, folder):
     path = folder / "generation_config.json"
     ends = read_json(path).get("eos_token_id") if path.exists() else None
     for token in ends if isinstance(ends, list) else []:
-        if not isinstance(token, int) or not 0 <= token < len(t.tokens):
-            raise ExportError(f"{path}: key 'eos_token_id' has {token!r}, but there are {len(t.tokens)} tokens")
+        t.check(path, "eos_token_id", token)
         if token != t.ids.get("eos") and t.tokens[token] and t.tokens[token] in str(t.chat_template):
             t.ids["eot"] = token
