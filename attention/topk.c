@@ -22,9 +22,9 @@
 #include "../alloc.h"
 #include "../kernels/sparse.h"
 #include "dense.h"
+#include "pages.h"
 #include "sparse.h"
 
-#define GROUP_ENTRIES (PAGE * PAGE_GROUP)
 #define MAX_PROBE 16     /* keys scored per key that is to be found */
 #define MIN_PROBED 512   /* keys scored at least */
 #define AHEAD 32         /* keys that are on their way from memory while one is scored */
@@ -36,13 +36,6 @@ enum { INDEX_EXACT, INDEX_PAGE };
 
 struct topk_params {
     int k, recent, sink, prefill, index, recall;
-};
-
-/* The pages of one KV head. */
-struct pages {
-    int n, cap;        /* groups of PAGE_GROUP pages */
-    uint8_t *groups;   /* [cap] of page_group_bytes() */
-    int *start;        /* [cap * PAGE_GROUP + 1] first entry of each page, and the end of the last */
 };
 
 struct topk {
@@ -144,12 +137,7 @@ static struct sight see(const struct attn_layer *layer, const struct attn_batch 
     s.begin = first_at(head->pos, s.limit, params->sink);
     s.end = first_at(head->pos, s.limit, b->pos + i - params->recent + 1);
     if (s.end < s.begin) s.end = s.begin;
-    if (params->index == INDEX_PAGE) {
-        const struct pages *pages = &topk->pages[g];
-        int n = pages->n; /* without those that later tokens of the batch have completed */
-        while (n > 0 && pages->start[n * PAGE_GROUP] > s.limit) n--;
-        s.n_pages = first_at(pages->start, n * PAGE_GROUP, s.end);
-    }
+    if (params->index == INDEX_PAGE) s.n_pages = pages_before(&topk->pages[g], s.limit, s.end);
     return s;
 }
 
@@ -182,33 +170,13 @@ static struct search search_for(const struct attn_layer *layer, const struct att
     return search;
 }
 
-/* ---- the pages ------------------------------------------------------------------------ */
-
-static int pages_reserve(struct pages *p, int n, int d) {
-    if (n <= p->cap) return 0;
-    int cap = p->cap + p->cap / 2;
-    if (cap < n) cap = n;
-    void *groups = realloc(p->groups, (size_t)cap * page_group_bytes(d));
-    if (groups) p->groups = groups;
-    int *start = realloc(p->start, ((size_t)cap * PAGE_GROUP + 1) * sizeof *start);
-    if (start) p->start = start;
-    if (!groups || !start) return -1;
-    if (p->cap == 0) start[0] = 0;
-    p->cap = cap;
-    return 0;
-}
-
-/* Groups of pages that a head has with n entries. */
-static int groups_with(const struct pages *p, int n) {
-    int paged = p->n ? p->start[p->n * PAGE_GROUP] : 0;
-    return p->n + (n - paged) / GROUP_ENTRIES;
-}
+/* ---- the pages follow the entries ------------------------------------------------------- */
 
 static int most_new_groups(const struct attn_layer *layer, const struct attn_batch *b) {
     const struct topk *topk = layer->state;
     int most = 0;
     for (int g = 0; g < layer->shape->n_head_kv; g++) {
-        int n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n) - topk->pages[g].n;
+        int n = pages_groups(&topk->pages[g], layer->cache.heads[g].n + b->n) - topk->pages[g].n;
         if (n > most) most = n;
     }
     return most;
@@ -217,39 +185,24 @@ static int most_new_groups(const struct attn_layer *layer, const struct attn_bat
 /* Makes pages of the entries that have none, the batch's included. Ends with a barrier. */
 static void extend_pages(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     const struct topk *topk = layer->state;
-    int G = layer->shape->n_head_kv, d = layer->shape->head_dim, most = most_new_groups(layer, b);
+    int G = layer->shape->n_head_kv, most = most_new_groups(layer, b);
     if (most == 0) return;
     for (int item; (item = team_next(w)) < G * most;) {
         int g = item % G, group = topk->pages[g].n + item / G;
-        struct pages *p = &topk->pages[g];
-        if (group >= groups_with(p, layer->cache.heads[g].n + b->n)) continue;
         struct kv_view kv = kv_view(&layer->cache, g);
-        int begin = p->start[p->n * PAGE_GROUP] + item / G * GROUP_ENTRIES;
-        page_group_build(layer->shape->attend, &kv, begin, p->groups + (size_t)group * page_group_bytes(d));
-        for (int i = 1; i <= PAGE_GROUP; i++) p->start[group * PAGE_GROUP + i] = begin + i * PAGE;
+        if (group < pages_groups(&topk->pages[g], layer->cache.heads[g].n + b->n))
+            pages_build(&topk->pages[g], group, layer->shape->attend, &kv);
     }
     team_barrier(w);
     if (w->id == 0)
         for (int g = 0; g < G; g++)
-            topk->pages[g].n = groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n);
+            topk->pages[g].n = pages_groups(&topk->pages[g], layer->cache.heads[g].n + b->n);
     team_barrier(w);
 }
 
-/* Pages get shorter where entries go, which leaves their ranges valid. When they are half empty, all are made
- * anew. */
 static void topk_dropped(struct attn_layer *layer, int head, const int *keep, int n) {
     const struct topk *topk = layer->state;
-    if (!topk->pages) return;
-    struct pages *p = &topk->pages[head];
-    int kept = 0;
-    for (int page = 0; page <= p->n * PAGE_GROUP && p->n > 0; page++) {
-        while (kept < n && keep[kept] < p->start[page]) kept++;
-        p->start[page] = kept;
-    }
-    if (kept < p->n * GROUP_ENTRIES / 2) {
-        p->n = 0;
-        p->start[0] = 0;
-    }
+    if (topk->pages) pages_keep(&topk->pages[head], keep, n);
 }
 
 /* ---- first step: scores of keys, or how far pages may reach -------------------------------- */
@@ -481,8 +434,7 @@ static int topk_reserve(struct attn_layer *layer, const struct attn_batch *b, st
     struct topk *topk = layer->state;
     if (kv_reserve(&layer->cache, b->n, err)) return -1;
     for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++)
-        if (pages_reserve(&topk->pages[g], groups_with(&topk->pages[g], layer->cache.heads[g].n + b->n),
-                          layer->shape->head_dim))
+        if (pages_reserve(&topk->pages[g], layer->cache.heads[g].n + b->n, layer->shape->head_dim))
             return fail(err, "out of memory for the pages of --attn topk: use index=exact or a smaller "
                         "context (-c)");
     return 0;
@@ -523,9 +475,7 @@ static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats)
     size_t bytes = kv_bytes(&layer->cache);
     for (int g = 0; g < layer->cache.n_head_kv; g++) {
         entries += layer->cache.heads[g].n;
-        if (topk->pages)
-            bytes += (size_t)topk->pages[g].cap *
-                     (page_group_bytes(layer->shape->head_dim) + PAGE_GROUP * sizeof(int));
+        if (topk->pages) bytes += pages_bytes(&topk->pages[g], layer->shape->head_dim);
     }
     *stats = (struct attn_stats){
         .bytes = bytes,
@@ -538,10 +488,7 @@ static void topk_stats(const struct attn_layer *layer, struct attn_stats *stats)
 static void topk_free(struct attn_layer *layer) {
     struct topk *topk = layer->state;
     if (!topk) return;
-    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) {
-        free(topk->pages[g].groups);
-        free(topk->pages[g].start);
-    }
+    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) pages_free(&topk->pages[g]);
     free(topk->pages);
     free(topk->measures);
     free(topk);
@@ -551,10 +498,8 @@ static void topk_free(struct attn_layer *layer) {
 /* Forgets the pages whose entries are gone. */
 static void topk_trim(struct attn_layer *layer) {
     const struct topk *topk = layer->state;
-    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) {
-        struct pages *p = &topk->pages[g];
-        while (p->n > 0 && p->start[p->n * PAGE_GROUP] > layer->cache.heads[g].n) p->n--;
-    }
+    for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++)
+        pages_trim(&topk->pages[g], layer->cache.heads[g].n);
 }
 
 static void topk_truncate(struct attn_layer *layer, int pos) {
