@@ -90,10 +90,12 @@ class Engine:
             args = ["-f", file.name, "-n", str(n_predict), "--temp", "0", *spec.options(prompt.length)]
             return self.measure(*args)
 
-    def score(self, text, length, spec):
-        """The figures of --score --compare dense on a text."""
+    def score(self, text, length, spec, generated=0):
+        """The figures of --score --compare dense on a text, of whose tokens the last ones are as if generated."""
+        prompt = ["--score-prompt", str(self.count_tokens(text) - generated)] if generated else []
         with temporary(text) as file:
-            return self.measure("--score", file.name, "--compare", "dense", *spec.options(length))[1]
+            args = ["--score", file.name, *prompt, "--compare", "dense", *spec.options(length)]
+            return self.measure(*args)[1]
 
 
 def temporary(text):

@@ -1,6 +1,7 @@
 """sweep.py - accuracy against memory or work: many specs, each with pass keys and with perplexity.
 
-Every spec is asked for pass keys (passkey.py) and scores a text against dense attention (./run --score). The
+Every spec is asked for pass keys (passkey.py) and scores a text against dense attention (./run --score): all of
+it as one prompt, or with --generated N its last N tokens, fed one by one after the others as if generated. The
 figure has one line per family of specs, those that differ in budget, k or topk alone, over the share of the
 context that a generated token attends to, or that the cache holds (--over cached).
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import harness
 import passkey
 
-SCORE_KEY = [*harness.SUBJECT, "text"]
+SCORE_KEY = [*harness.SUBJECT, "text", "generated"]
 SCORE_FIGURES = [
     "perplexity",
     "compare_perplexity",
@@ -24,6 +25,8 @@ SCORE_FIGURES = [
     "top1_agreement",
     "cache_bytes",
     "entries_cached",
+    "attention_mass",
+    "cached_mass",
 ]
 
 
@@ -44,17 +47,18 @@ def beginning(engine, text, length):
     return text[: ends[n - 1]]
 
 
-def score(engine, table, name, text, specs, lengths, so_far):
+def score(engine, table, name, text, specs, lengths, generated, so_far):
     """A row of --score for each spec and length; with so_far, those that the table has."""
     rows = []
     for length in lengths:
-        part = beginning(engine, text, length)
+        part = None
         for spec in specs:
-            key = dict(harness.subject(engine, spec, length), text=name)
+            key = dict(harness.subject(engine, spec, length), text=name, generated=generated)
             row = table.find(**key)
             if not row and not so_far:
-                stats = engine.score(part, length, spec)
-                row = table.add(**key, **{name: stats[name] for name in SCORE_FIGURES})
+                part = part or beginning(engine, text, length)
+                stats = engine.score(part, length, spec, generated)
+                row = table.add(**key, **{name: stats.get(name, "") for name in SCORE_FIGURES})
                 harness.tell(
                     f"{spec}: {length} tokens, perplexity {stats['perplexity']:.3f}, "
                     f"dense {stats['compare_perplexity']:.3f}, KL {stats['mean_kl']:.4f}"
@@ -75,13 +79,15 @@ def share(answers, column):
 
 
 def print_table(answers, scores, specs, lengths):
+    """lengths: (of the prompts with pass keys, of the text that is scored)"""
     print(
-        "| attention | tokens | attended | cached | pass keys | perplexity | of dense | KL | same top token |"
+        "| attention | tokens | attended | cached | pass keys | perplexity | of dense | KL | same top token "
+        "| mass attended | mass cached |"
     )
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for length in lengths:
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for length, score_length in lengths:
         for spec in specs:
-            asked, scored = harness.of(answers, spec, length), harness.of(scores, spec, length)
+            asked, scored = harness.of(answers, spec, length), harness.of(scores, spec, score_length)
             attended, cached = (
                 f"{100 * share(asked, name):.1f}%" for name in ("entries_attended", "entries_cached")
             )
@@ -90,11 +96,12 @@ def print_table(answers, scores, specs, lengths):
 
 
 def score_cells(rows):
-    """Perplexity, KL and agreement for the table; empty while there is no score."""
+    """Perplexity, KL, agreement and mass for the table; empty while there is no score."""
     if not rows:
-        return " | | | "
+        return " | | | | | "
     perplexity, dense, kl, top1 = (harness.mean(rows, name) for name in SCORE_FIGURES[:4])
-    return f"{perplexity:.3f} | {100 * (perplexity / dense - 1):+.2f}% | {kl:.4f} | {100 * top1:.1f}%"
+    mass = " | ".join(f"{100 * float(rows[0][name]):.1f}%" if rows[0][name] else "" for name in SCORE_FIGURES[-2:])
+    return f"{perplexity:.3f} | {100 * (perplexity / dense - 1):+.2f}% | {kl:.4f} | {100 * top1:.1f}% | {mass}"
 
 
 def plot(answers, scores, specs, lengths, over, path):
@@ -104,12 +111,12 @@ def plot(answers, scores, specs, lengths, over, path):
     families = list(dict.fromkeys(map(family, specs)))
     figure = Figure(figsize=(12, 0.6 + 3.8 * len(lengths)), layout="constrained")
     grid = figure.subplots(len(lengths), 2, squeeze=False)
-    for (found, lost), length in zip(grid, lengths):
+    for (found, lost), (length, score_length) in zip(grid, lengths):
         for i, name in enumerate(families):
             points = []
             for spec in specs:
                 if family(spec) == name:
-                    asked, scored = harness.of(answers, spec, length), harness.of(scores, spec, length)
+                    asked, scored = harness.of(answers, spec, length), harness.of(scores, spec, score_length)
                     points.append(
                         (
                             100 * share(asked, f"entries_{over}"),
@@ -125,8 +132,8 @@ def plot(answers, scores, specs, lengths, over, path):
         found.set_ylim(-3, 103)
         lost.set_ylabel("mean KL to dense, nats")
         lost.set_yscale("symlog", linthresh=1e-3)
-        for axes in (found, lost):
-            axes.set_title(f"{length} tokens")
+        for axes, tokens in ((found, length), (lost, score_length)):
+            axes.set_title(f"{tokens} tokens")
             axes.set_xlabel(f"entries {over}, % of the context")
             axes.grid(alpha=0.3)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
@@ -140,6 +147,16 @@ def main(argv):
         "--text", metavar="FILE", help="the text to score; default: the reference of the Python language"
     )
     p.add_argument(
+        "--score-length", type=int, metavar="N", help="tokens of the text to score; default: those of a prompt"
+    )
+    p.add_argument(
+        "--generated",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the text's last N tokens follow the others one by one, and only they count; default: all count",
+    )
+    p.add_argument(
         "--over", choices=["attended", "cached"], default="attended", help="what the figure's x axis is"
     )
     options, specs, engine = harness.parse(p, argv)
@@ -149,9 +166,11 @@ def main(argv):
     answers = harness.ask(engine, asked, prompts, specs, passkey.N_PREDICT, passkey.found, options.so_far)
     text = Path(options.text).read_text() if options.text else python_reference()
     name = Path(options.text).name if options.text else "python reference"
-    scores = score(engine, scored, name, text, specs, options.lengths, options.so_far)
-    print_table(answers, scores, specs, options.lengths)
-    plot(answers, scores, specs, options.lengths, options.over, f"{options.out}.png")
+    lengths = [(length, options.score_length or length) for length in options.lengths]
+    score_lengths = sorted({score_length for _, score_length in lengths})
+    scores = score(engine, scored, name, text, specs, score_lengths, options.generated, options.so_far)
+    print_table(answers, scores, specs, lengths)
+    plot(answers, scores, specs, lengths, options.over, f"{options.out}.png")
 
 
 if __name__ == "__main__":

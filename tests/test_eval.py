@@ -248,7 +248,19 @@ def test_sweep_script(engine, tmp_path, capsys):
     assert float(rows["window:budget=20%"]["mean_kl"]) > float(rows["window:budget=60%"]["mean_kl"]) > 0
     assert float(rows["window:budget=20%"]["entries_cached"]) == 60
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert 0 < float(rows["window:budget=20%"]["cached_mass"]) < float(rows["window:budget=60%"]["cached_mass"]) < 1
     assert "| dense + window:budget=20% | 300 | 20" in capsys.readouterr().out
+
+
+def test_sweep_of_generated_tokens(engine, tmp_path, capsys):
+    """A policy that acts at the end of a prompt shows only in what follows."""
+    out = str(tmp_path / "sweep")
+    args = [engine.model, "--keys", "0", "--run", str(RUN), "--out", out, "--kv-evict", "snapkv:budget=50%"]
+    sweep.main([*args, "--score-length", "200", "--generated", "30"])
+    (row,) = table_of(out + "-score.csv")
+    assert (row["length"], row["generated"], row["entries_cached"]) == ("200", "30", "130.0")
+    assert float(row["mean_kl"]) > 0
+    assert f"{float(row['perplexity']):.3f}" in capsys.readouterr().out
 
 
 def test_what_the_engine_refuses_is_one_line(engine, tmp_path, monkeypatch):
