@@ -1,11 +1,12 @@
 #include "cache.h"
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define ROUND 64   /* capacities are multiples of this many entries */
-#define SLACK 4096 /* kv_keep() gives memory back once this many entries are unused */
+#define SLACK 4096 /* kv_trim() gives memory back once this many entries are unused */
 
 static const char *const type_names[] = {
     [KV_F32] = "f32", [KV_F16] = "f16", [KV_Q8_0] = "q8_0", [KV_Q4_0] = "q4_0",
@@ -25,43 +26,94 @@ int kv_init(struct kv_cache *c, int n_head_kv, int head_dim, enum kv_type type_k
 }
 
 void kv_free(struct kv_cache *c) {
-    if (!c->heads) return;
-    for (int g = 0; g < c->n_head_kv; g++) {
-        free(c->heads[g].pos);
-        free(c->heads[g].k);
-        free(c->heads[g].v);
-    }
+    arena_free(&c->arena);
     free(c->heads);
     c->heads = NULL;
 }
 
-/* Sets the capacity of a head, which stays as it was on failure. */
-static int resize(const struct kv_cache *c, struct kv_head *h, int cap) {
-    size_t n = (size_t)cap;
-    void *pos = realloc(h->pos, n * sizeof *h->pos);
-    if (pos) h->pos = pos;
-    void *k = realloc(h->k, n * c->k_row_bytes);
-    if (k) h->k = k;
-    void *v = realloc(h->v, n * c->v_row_bytes);
-    if (v) h->v = v;
-    if (!pos || !k || !v) return -1;
-    h->cap = cap;
+static int round_cap(int64_t cap) {
+    cap = (cap + ROUND - 1) / ROUND * ROUND;
+    return cap <= INT_MAX ? (int)cap : INT_MAX / ROUND * ROUND;
+}
+
+/* Points a head at its part of the arena, from `at` on; the end of it. */
+static uint8_t *place(const struct kv_cache *c, struct kv_head *h, uint8_t *at) {
+    size_t cap = (size_t)h->cap; /* a multiple of ROUND, which keeps the alignment of the arena */
+    h->k = at;
+    h->v = h->k + cap * c->k_row_bytes;
+    h->pos = (int *)(void *)(h->v + cap * c->v_row_bytes);
+    return (uint8_t *)(h->pos + cap);
+}
+
+static size_t entry_bytes(const struct kv_cache *c) { return sizeof(int) + c->k_row_bytes + c->v_row_bytes; }
+
+/* Moves all heads to a new arena, each with the capacity cap_of(head, n); on failure they stay. */
+static int resize(struct kv_cache *c, int (*cap_of)(const struct kv_head *h, int n), int n) {
+    size_t total = 0;
+    struct kv_head *heads = calloc((size_t)c->n_head_kv, sizeof *heads);
+    if (!heads) return -1;
+    for (int g = 0; g < c->n_head_kv; g++) {
+        heads[g] = (struct kv_head){.n = c->heads[g].n, .cap = cap_of(&c->heads[g], n)};
+        total += (size_t)heads[g].cap * entry_bytes(c);
+    }
+    struct arena arena;
+    if (arena_create(&arena, total)) {
+        free(heads);
+        return -1;
+    }
+    uint8_t *at = arena.data;
+    for (int g = 0; g < c->n_head_kv; g++) {
+        const struct kv_head *old = &c->heads[g];
+        size_t count = (size_t)old->n;
+        at = place(c, &heads[g], at);
+        if (!count) continue;
+        memcpy(heads[g].k, old->k, count * c->k_row_bytes);
+        memcpy(heads[g].v, old->v, count * c->v_row_bytes);
+        memcpy(heads[g].pos, old->pos, count * sizeof *old->pos);
+    }
+    arena_free(&c->arena);
+    free(c->heads);
+    c->arena = arena;
+    c->heads = heads;
     return 0;
 }
 
+/* Room for n more entries, a quarter more than before if any is needed. */
+static int grown_cap(const struct kv_head *h, int n) {
+    int64_t need = (int64_t)h->n + n, more = (int64_t)h->cap + h->cap / 4;
+    if (need <= h->cap) return h->cap;
+    return round_cap(need > more ? need : more);
+}
+
+/* What n entries and a quarter need, if that is less. */
+static int trimmed_cap(const struct kv_head *h, int n) {
+    (void)n;
+    int cap = round_cap((int64_t)h->n + h->n / 4 + 1);
+    return cap < h->cap ? cap : h->cap;
+}
+
 int kv_reserve(struct kv_cache *c, int n, struct error *err) {
+    int64_t entries = 0;
+    bool fits = true, countable = true;
     for (int g = 0; g < c->n_head_kv; g++) {
-        struct kv_head *h = &c->heads[g];
-        if (n <= h->cap - h->n) continue;
-        int64_t need = (int64_t)h->n + n, cap = (int64_t)h->cap + h->cap / 4;
-        if (cap < need) cap = need;
-        cap = (cap + ROUND - 1) / ROUND * ROUND;
-        if (cap > INT_MAX || resize(c, h, (int)cap))
-            return fail(err, "out of memory for a KV cache of %lld entries (%lld MB a layer): use a smaller "
-                        "context (-c), --kv-type or --kv-evict", (long long)cap,
-                        (long long)(cap * c->n_head_kv * (int64_t)(c->k_row_bytes + c->v_row_bytes) >> 20));
+        fits = fits && n <= c->heads[g].cap - c->heads[g].n;
+        countable = countable && grown_cap(&c->heads[g], n) - c->heads[g].n >= n;
+        entries += grown_cap(&c->heads[g], n);
     }
-    return 0;
+    if (fits || (countable && !resize(c, grown_cap, n))) return 0;
+    return fail(err, "out of memory for a KV cache of %lld entries (%lld MB a layer): use a smaller "
+                "context (-c), --kv-type or --kv-evict", (long long)(entries / c->n_head_kv),
+                (long long)((entries * (int64_t)entry_bytes(c)) >> 20));
+}
+
+void kv_trim(struct kv_cache *c) {
+    int64_t entries = 0, needed = 0;
+    for (int g = 0; g < c->n_head_kv; g++) {
+        entries += c->heads[g].cap;
+        needed += trimmed_cap(&c->heads[g], 0);
+    }
+    if (entries - needed > SLACK && entries - needed > entries / 4)
+        resize(c, trimmed_cap, 0); /* if it fails, nothing is lost */
 }
 
 void kv_write(const struct kv_cache *c, int head, int i, int pos, const float *k, const float *v) {
@@ -105,8 +157,6 @@ void kv_keep(struct kv_cache *c, int head, const int *keep, int n) {
         memmove(h->v + to * c->v_row_bytes, h->v + from * c->v_row_bytes, count * c->v_row_bytes);
     }
     h->n = n;
-    int cap = (n + n / 4 + ROUND) / ROUND * ROUND;
-    if (h->cap / 2 > cap && h->cap - cap > SLACK) resize(c, h, cap); /* if it fails, nothing is lost */
 }
 
 void kv_truncate(struct kv_cache *c, int pos) {
@@ -129,12 +179,7 @@ struct kv_view kv_view(const struct kv_cache *c, int head) {
     };
 }
 
-size_t kv_bytes(const struct kv_cache *c) {
-    size_t bytes = 0;
-    for (int g = 0; c->heads && g < c->n_head_kv; g++)
-        bytes += (size_t)c->heads[g].cap * (sizeof(int) + c->k_row_bytes + c->v_row_bytes);
-    return bytes;
-}
+size_t kv_bytes(const struct kv_cache *c) { return c->arena.bytes; }
 
 const char *kv_type_name(enum kv_type type) { return type_names[type]; }
 

@@ -12,9 +12,10 @@
 #include "../error.h"
 #include "../kernels/attend.h"
 #include "../kernels/kernels.h"
+#include "arena.h"
 
 struct kv_head {
-    int n, cap;
+    int n, cap;   /* entries; room for entries */
     int *pos;     /* [cap] position of each entry in the token sequence */
     uint8_t *k;   /* [cap] rows of k_row_bytes */
     uint8_t *v;   /* [cap] rows of v_row_bytes */
@@ -25,6 +26,7 @@ struct kv_cache {
     enum kv_type type_k, type_v;
     size_t k_row_bytes, v_row_bytes;
     struct kv_head *heads; /* [n_head_kv] */
+    struct arena arena;    /* where all the heads' arrays lie */
     /* kv_row_store(), or the faster twin that struct attend_kernels has. */
     void (*store)(enum kv_type type, int d, const float *x, uint8_t *row);
 };
@@ -52,8 +54,11 @@ void kv_value(const struct kv_cache *c, int head, int i, float *out);
 struct kv_view kv_view(const struct kv_cache *c, int head);
 
 /* Keeps the n entries whose indices `keep` lists in ascending order and drops
- * the others; memory that is no longer needed goes back to the system. */
+ * the others. Threads may do this to different heads at once. */
 void kv_keep(struct kv_cache *c, int head, const int *keep, int n);
+
+/* Gives memory that entries no longer need back to the system, if it is much. Serial; may move the arrays. */
+void kv_trim(struct kv_cache *c);
 
 /* The end of the run of consecutive indices that begins at keep[i]: what moves in one piece. */
 int kv_run(const int *keep, int n, int i);

@@ -354,4 +354,5 @@ void evict_step(struct evict *e, int layer, const struct evict_batch *b, struct 
             prune_head(l, g, in_round(l, g, limit), p->share ? e->budgets[g] : o->budget);
         team_barrier(w);
     }
+    if (w->id == 0) kv_trim(l->cache); /* nobody reads it until the next batch */
 }

@@ -10,6 +10,8 @@
 
 #include "attend_simd.h"
 
+#define AHEAD 48 /* entries, for prefetching: more would not stay in the first-level cache */
+
 /* Scores of a row's first `seen` entries become weights; the others get none.
  * Brings max and sum of the state up to date; returns what shrinks its sums. */
 static float softmax_entries(float *p, int n, int seen, float *state) {
@@ -44,8 +46,8 @@ static void point_at(struct entries *e, const struct kv_view *kv, const int *ind
         e->k[i] = kv->k + entry * kv->k_row_bytes;
         e->v[i] = kv->v + entry * kv->v_row_bytes;
     }
-    e->ahead_k = index ? 0 : ATTEND_BLOCK * kv->k_row_bytes;
-    e->ahead_v = index ? 0 : ATTEND_BLOCK * kv->v_row_bytes;
+    e->ahead_k = index ? 0 : AHEAD * kv->k_row_bytes;
+    e->ahead_v = index ? 0 : AHEAD * kv->v_row_bytes;
 }
 
 /* Up to FEW rows attend to the entries; `first` is the index of the first, or

@@ -110,14 +110,14 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *co
     }
 }
 
-INLINE void qk_pairs(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    for (int c = 0; c < e->d; c += 2 * KV_BLOCK) qk_pair(type, R, e, q, c);
+INLINE void qk_pairs(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) qk_pair(type, R, e, q, c);
 }
 
 /* Where blocks don't come in pairs, or aren't quantised, in float32. */
 static void qk_i8(enum kv_type type, int R, struct entries *e, const float *const *q) {
     if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e, q);
-    else if (type == KV_Q8_0) BY_ROWS(qk_pairs, KV_Q8_0, R, e, q)
-    else if (type == KV_Q4_0) BY_ROWS(qk_pairs, KV_Q4_0, R, e, q)
+    else if (type == KV_Q8_0) BY_ROWS(qk_pairs, KV_Q8_0, R, e->d, e, q)
+    else if (type == KV_Q4_0) BY_ROWS(qk_pairs, KV_Q4_0, R, e->d, e, q)
     else qk_any(type, R, e, q);
 }

@@ -77,26 +77,24 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 /* What one pass over up to ATTEND_BLOCK entries works on. */
 struct entries {
     int n, d;
-    size_t ahead_k, ahead_v;             /* bytes from an entry to the one to prefetch; 0: none */
+    size_t ahead_k, ahead_v;             /* bytes from an entry to the one to prefetch */
     /* Stored rows, the last repeated up to a multiple of 16. */
     const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK];
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
 };
 
 INLINE void prefetch_row(const uint8_t *row, size_t ahead, size_t bytes) {
-    if (!ahead) return;
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + ahead + line);
 }
 
 /* Scores of R rows against all entries. */
-INLINE void qk_entries(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    size_t bytes = kv_row_bytes(type, e->d);
+INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
     for (int i = 0; i < e->n; i += 4) {
         vec sum[FEW][4];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        UNROLL for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, bytes);
-        for (int c = 0; c < e->d; c += LANES) {
+        UNROLL for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, kv_row_bytes(type, d));
+        for (int c = 0; c < d; c += LANES) {
             vec k[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, e->k[i + j], c);
             UNROLL for (int r = 0; r < R; r++) {
@@ -108,15 +106,17 @@ INLINE void qk_entries(enum kv_type type, int R, struct entries *e, const float 
     }
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. */
-INLINE void pv_channels(enum kv_type type, int R, int C, const struct entries *e, float (*p)[ATTEND_BLOCK],
-                        const float *shrink, float *const *acc, int c) {
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. The first
+ * channels' turn prefetches later entries: one by one, so that memory is never without work. */
+INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct entries *e,
+                        float (*p)[ATTEND_BLOCK], const float *shrink, float *const *acc, int c) {
     vec sum[FEW][CHANNELS];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < C; j++)
             sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
+        if (c == 0) prefetch_row(e->v[i], e->ahead_v, kv_row_bytes(type, d));
         UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
         UNROLL for (int r = 0; r < R; r++) {
             vec w = v_set(p[r][i]);
@@ -140,50 +140,54 @@ INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int
     }
 }
 
-INLINE void pv_entries(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
+INLINE void pv_entries(enum kv_type type, int R, int d, struct entries *e, const float *shrink,
+                       float *const *acc) {
     _Alignas(64) float scaled[FEW][ATTEND_BLOCK];
     enum { PAIR = 2 }; /* vectors that divide a quantised block on every machine */
-    size_t bytes = kv_row_bytes(type, e->d);
-    for (int i = 0; i < e->n; i++) prefetch_row(e->v[i], e->ahead_v, bytes);
     int c = 0;
     if (!quantized(type)) {
-        for (; c + CHANNELS * LANES <= e->d; c += CHANNELS * LANES)
-            pv_channels(type, R, CHANNELS, e, e->p, shrink, acc, c);
-        for (; c < e->d; c += LANES) pv_channels(type, R, 1, e, e->p, shrink, acc, c);
+        for (; c + CHANNELS * LANES <= d; c += CHANNELS * LANES)
+            pv_channels(type, R, CHANNELS, d, e, e->p, shrink, acc, c);
+        for (; c < d; c += LANES) pv_channels(type, R, 1, d, e, e->p, shrink, acc, c);
         return;
     }
-    for (; c + PAIR * LANES <= e->d; c += PAIR * LANES) {
+    for (; c + PAIR * LANES <= d; c += PAIR * LANES) {
         if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, PAIR, e, scaled, shrink, acc, c);
+        pv_channels(type, R, PAIR, d, e, scaled, shrink, acc, c);
     }
-    for (; c < e->d; c += LANES) {
+    for (; c < d; c += LANES) {
         if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, 1, e, scaled, shrink, acc, c);
+        pv_channels(type, R, 1, d, e, scaled, shrink, acc, c);
     }
 }
 
-/* Calls f with the row count and the type as constants, so that the compiler makes one copy for each. */
-#define BY_ROWS(f, type, R, ...)                    \
-    switch (R) {                                    \
-    case 1: f(type, 1, __VA_ARGS__); break;         \
-    case 2: f(type, 2, __VA_ARGS__); break;         \
-    case 3: f(type, 3, __VA_ARGS__); break;         \
-    default: f(type, 4, __VA_ARGS__); break;        \
+/* Calls f with the type, the row count and the usual head sizes as constants, so that the compiler makes one
+ * copy for each. */
+#define BY_SIZE(f, type, R, d, ...)                    \
+    if ((d) == 64) f(type, R, 64, __VA_ARGS__);        \
+    else if ((d) == 128) f(type, R, 128, __VA_ARGS__); \
+    else f(type, R, d, __VA_ARGS__)
+#define BY_ROWS(f, type, R, d, ...)                      \
+    switch (R) {                                         \
+    case 1: BY_SIZE(f, type, 1, d, __VA_ARGS__); break;  \
+    case 2: BY_SIZE(f, type, 2, d, __VA_ARGS__); break;  \
+    case 3: BY_SIZE(f, type, 3, d, __VA_ARGS__); break;  \
+    default: BY_SIZE(f, type, 4, d, __VA_ARGS__); break; \
     }
-#define BY_TYPE(f, type, R, ...)                            \
-    switch (type) {                                         \
-    case KV_F32: BY_ROWS(f, KV_F32, R, __VA_ARGS__); break;  \
-    case KV_F16: BY_ROWS(f, KV_F16, R, __VA_ARGS__); break;  \
-    case KV_Q8_0: BY_ROWS(f, KV_Q8_0, R, __VA_ARGS__); break; \
-    case KV_Q4_0: BY_ROWS(f, KV_Q4_0, R, __VA_ARGS__); break; \
+#define BY_TYPE(f, type, R, d, ...)                              \
+    switch (type) {                                              \
+    case KV_F32: BY_ROWS(f, KV_F32, R, d, __VA_ARGS__); break;   \
+    case KV_F16: BY_ROWS(f, KV_F16, R, d, __VA_ARGS__); break;   \
+    case KV_Q8_0: BY_ROWS(f, KV_Q8_0, R, d, __VA_ARGS__); break; \
+    case KV_Q4_0: BY_ROWS(f, KV_Q4_0, R, d, __VA_ARGS__); break; \
     }
 
 static void qk_any(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    BY_TYPE(qk_entries, type, R, e, q)
+    BY_TYPE(qk_entries, type, R, e->d, e, q)
 }
 
 static void pv_any(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
-    BY_TYPE(pv_entries, type, R, e, shrink, acc)
+    BY_TYPE(pv_entries, type, R, e->d, e, shrink, acc)
 }
 
 /* ---- many rows: lanes are rows ---------------------------------------------------- */

@@ -5,17 +5,6 @@
 
 #include "kernels.h"
 
-size_t kv_row_bytes(enum kv_type type, int d) {
-    size_t n = (size_t)d, blocks = (n + KV_BLOCK - 1) / KV_BLOCK;
-    switch (type) {
-    case KV_F32: return n * sizeof(float);
-    case KV_F16: return n * sizeof(uint16_t);
-    case KV_Q8_0: return blocks * KV_Q8_0_BYTES;
-    case KV_Q4_0: return blocks * KV_Q4_0_BYTES;
-    }
-    return 0;
-}
-
 static void store_f16(uint8_t *at, float x) {
     uint16_t h = f32_to_f16(x);
     memcpy(at, &h, sizeof h);

@@ -18,7 +18,16 @@
 enum kv_type { KV_F32, KV_F16, KV_Q8_0, KV_Q4_0 };
 
 /* Bytes of one row of d values. */
-size_t kv_row_bytes(enum kv_type type, int d);
+static inline size_t kv_row_bytes(enum kv_type type, int d) {
+    size_t n = (size_t)d, blocks = (n + KV_BLOCK - 1) / KV_BLOCK;
+    switch (type) {
+    case KV_F32: return n * sizeof(float);
+    case KV_F16: return n * sizeof(uint16_t);
+    case KV_Q8_0: return blocks * KV_Q8_0_BYTES;
+    case KV_Q4_0: return blocks * KV_Q4_0_BYTES;
+    }
+    return 0;
+}
 
 /* Converts a row of d values to its stored form and back. The plain C
  * versions; struct attend_kernels has faster ones with the same results. */

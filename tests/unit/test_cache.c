@@ -149,7 +149,9 @@ static void test_keep(void) {
     kv_keep(&c, 1, keep, KEPT);
     CHECK(c.heads[0].n == N && c.heads[1].n == KEPT);
     for (int i = 0; i < KEPT; i++) CHECK(holds(&c, 1, i, keep[i]));
+    kv_trim(&c);
     CHECK(kv_bytes(&c) < before * 6 / 10); /* gives memory back */
+    for (int i = 0; i < KEPT; i++) CHECK(holds(&c, 0, 40 * i, 40 * i) && holds(&c, 1, i, keep[i]));
     CHECK(!kv_reserve(&c, 10, NULL));
     append(&c, 1, N);
     CHECK(holds(&c, 1, KEPT, N));
