@@ -1,0 +1,200 @@
+"""train/: its modes are the reference's, a stopped run goes on as if it hadn't, and ./run computes what was trained."""
+
+import random
+import re
+import sys
+from argparse import Namespace
+
+import pytest
+import torch
+
+from conftest import DATA, ROOT, logits, relative_error
+from reference import modes as reference
+from reference.model import Layer, Rope
+
+sys.path[:0] = [str(ROOT), str(ROOT / "train")]
+import model as model_
+import modes
+import mosa_claim
+import tasks as tasks_
+import train
+from export import export_model
+
+H, D, T, BASE = 4, 16, 96, 10000.0
+SMALL = dict(
+    n_embd=64,
+    n_layer=2,
+    n_head=H,
+    n_head_kv=2,
+    n_ff=96,
+    moba_block=16,
+    moba_topk=3,
+    mosa_k=24,
+    landmark_block=16,
+    landmark_topk=2,
+    infini_segment=32,
+)
+
+
+def verses():
+    text = (DATA / "prose.txt").read_text()
+    return [v.strip() for v in re.split(r"(?<=[.?!])\s+", text) if v.strip()]
+
+
+@pytest.fixture
+def tasks(monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks_, "kjv_verses", verses)
+    monkeypatch.setattr(tasks_.Tasks, "recall", tasks_.Tasks.copying)  # too few names in this text
+    return tasks_.load(tmp_path / "run")
+
+
+@pytest.fixture(params=[2, 4], ids=["gqa", "mha"])
+def layer(request):
+    torch.manual_seed(request.param)
+    q, k, v = (torch.randn(T, n, D) for n in (H, request.param, request.param))
+    tensors = {"attn_mosa_router": torch.randn(request.param, 32), "attn_infini_gate": torch.randn(H)}
+    rope = Rope(modes.Rope(D, BASE).inv_freq, 1.0, interleaved=False)
+    return Layer(torch.randn(T, 32), q, k, v, rope, T, tensors, torch.arange(T) % 16 == 15)
+
+
+def trained(name, layer):
+    q, k, v = (x.transpose(0, 1)[None] for x in (layer.q, layer.k, layer.v))
+    rope, at = modes.Rope(D, BASE), torch.arange(T)
+    gate = layer.tensors["attn_infini_gate"]
+    router = (layer.x @ layer.tensors["attn_mosa_router"].T)[None]
+    out = {
+        "moba": lambda: modes.moba(q, k, v, rope, at, 10, 3),
+        "mosa": lambda: modes.mosa(q, k, v, rope, at, router, 20, 1, True),
+        "mosa_all": lambda: modes.mosa(q, k, v, rope, at, router, 2 * T, 0, False),
+        "landmark": lambda: modes.landmark(q, k, v, rope, 16, 6),
+        "landmark_1": lambda: modes.landmark(q, k, v, rope, 16, 1),
+        "infini": lambda: modes.infini(q, k, v, rope, gate, 40),
+        "infini_delta": lambda: modes.infini(q, k, v, rope, gate, 32, True),
+    }[name]()
+    return out[0].transpose(0, 1)
+
+
+def referred(name, layer):
+    if name == "moba":
+        t = torch.arange(T)
+        q, k, v = (reference.per_query_head(x, H) for x in (layer.q, layer.k, layer.v))
+        scores = layer.rope.rotate(q, t) @ layer.rope.rotate(k, t).mT / D**0.5
+        visible = (t <= t[:, None]).expand(H, T, T)
+        return (reference.moba(scores, t, visible, t >= 0, 10, 3, "moba") @ v).transpose(0, 1)
+    return {
+        "mosa": lambda: reference.mosa(layer, 20, 1, True, "prefix", "trained"),
+        "mosa_all": lambda: reference.mosa(layer, 2 * T, 0, False, "prefix", "trained"),
+        "landmark": lambda: reference.landmark(layer, 16, 6, "token"),
+        "landmark_1": lambda: reference.landmark(layer, 16, 1, "token"),
+        "infini": lambda: reference.infini(layer, 40, 0, None),
+        "infini_delta": lambda: reference.infini(layer, 32, 1, None),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    "name", ["moba", "mosa", "mosa_all", "landmark", "landmark_1", "infini", "infini_delta"]
+)
+def test_modes_are_the_references(name, layer):
+    assert (trained(name, layer) - referred(name, layer)).abs().max() < 1e-5
+
+
+def small_model(tasks):
+    torch.manual_seed(3)
+    model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size(), **SMALL))
+    for p in model.parameters():  # far enough from zero for modes to differ
+        p.data *= 3 if p.dim() > 1 else 1
+    return model
+
+
+def test_streams_add_up_to_a_whole_sequence(tasks):
+    """Segment by segment with the memory carried along, as streams train, is Infini-attention on all of it."""
+    model, c = small_model(tasks), model_.Config(**SMALL)
+    ids = tasks.batch(random.Random(1), 2, 4 * c.infini_segment)[0]
+    memories = [modes.empty_memory(2, c.n_head_kv, D) for _ in model.layers]
+    parts = []
+    for part in ids.split(c.infini_segment, dim=1):
+        out, added = model.segment(part, memories)
+        memories = [(M + dM, z + dz) for (M, z), (dM, dz) in zip(memories, added)]
+        parts.append(out)
+    assert torch.allclose(torch.cat(parts, dim=1), model(ids, "infini"), atol=1e-4)
+
+
+def arguments(folder, steps):
+    return Namespace(
+        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, bf16=False, modes=None
+    )
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_.Config, "__init__", small_config(model_.Config.__init__))
+    monkeypatch.setattr(train, "STREAMS", 2)
+    folder = tmp_path / "run"
+    train.train(arguments(folder, 6))
+    whole = torch.load(folder / "state.pt", weights_only=True)["model"]
+    (folder / "state.pt").unlink()
+
+    saved, real = [], train.save
+
+    def save_then_stop(*args):
+        real(*args)
+        saved.append(args[3])
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save", save_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(arguments(folder, 6))
+    train.train(arguments(folder, 6))
+    assert saved == [3, 6]
+    resumed = torch.load(folder / "state.pt", weights_only=True)["model"]
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def small_config(init):
+    return lambda self, **values: init(self, **{**SMALL, **values})
+
+
+def test_training_lowers_the_loss_of_every_mode(tasks):
+    model = small_model(tasks)
+    optimizer = train.optimizer_for(model)
+    for mode in train.MODES:
+        losses = []
+        for _ in range(8):
+            loss, _ = train.step_loss(model, tasks, random.Random(1), mode, 0, 2, 128)
+            optimizer.zero_grad()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("mode", ["dense", "moba", "mosa", "landmark", "infini"])
+def test_run_computes_what_was_trained(mode, tasks, tmp_path):
+    model = small_model(tasks)
+    folder, path = tmp_path / "run", tmp_path / "model.gguf"
+    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+    export_model(folder, path, type="f32")
+    block = SMALL["landmark_block"]
+    n = 9 * block // block * (block - 1)
+    ids = tasks.batch(random.Random(2), 1, n)[0]
+    with torch.no_grad():
+        if mode == "landmark":
+            want = model(ids, mode).unflatten(1, (-1, block))[:, :, :-1].flatten(1, 2)
+        else:
+            want = model(ids, mode)
+    got = logits(path, ids[0].tolist(), "--attn", mode, "--kv-type", "f32")
+    # a far landmark block stands at one slot in training, at that of its rank in ./run: compare where they agree
+    rows = slice(0, 3 * (block - 1)) if mode == "landmark" else slice(None)
+    assert relative_error(got[rows], want[0][rows]) < 1e-3
+
+
+def test_mosa_claim_compares_equal_flops():
+    dense = mosa_claim.VARIANTS["dense"].flops()
+    equal = [heads for name, heads in mosa_claim.VARIANTS.items() if "equal" in name]
+    assert equal and all(0.97 < heads.flops() / dense <= 1 for heads in equal)
+    torch.manual_seed(1)
+    x = torch.randn(1, 40, mosa_claim.N_EMBD)
+    heads = mosa_claim.SparseHeads(mosa_claim.Heads(1, 5, 40), modes.Rope(mosa_claim.D, BASE))
+    assert torch.allclose(heads.sequence(x), heads.prefix(x), atol=1e-5)  # k = T: both choose every token

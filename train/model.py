@@ -1,0 +1,202 @@
+"""The small Llama that the bundled checkpoint is: one set of weights, with the parameters of every mode beside.
+
+forward() takes the attention mode as an argument; what each mode computes is in modes.py. Names of modules are
+those of transformers' Llama, so that the state dict is a checkpoint that export.py reads.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+import modes
+
+
+@dataclass
+class Config:
+    n_vocab: int = 1024
+    n_embd: int = 256
+    n_layer: int = 4
+    n_head: int = 4
+    n_head_kv: int = 4
+    n_ff: int = 704
+    rope_base: float = 10000.0
+    n_ctx: int = 8192  # the longest distance trained, by positions that skip ahead
+    moba_block: int = 32
+    moba_topk: int = 4
+    topk_k: int = 64
+    mosa_k: int = 96
+    mosa_dense_heads: int = 1
+    landmark_block: int = 32
+    landmark_topk: int = 4
+    infini_segment: int = 128
+
+
+class Attention(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        d = c.n_embd // c.n_head
+        self.c, self.d, self.rope = c, d, modes.Rope(d, c.rope_base)
+        self.q_proj = nn.Linear(c.n_embd, c.n_head * d, bias=False)
+        self.k_proj = nn.Linear(c.n_embd, c.n_head_kv * d, bias=False)
+        self.v_proj = nn.Linear(c.n_embd, c.n_head_kv * d, bias=False)
+        self.o_proj = nn.Linear(c.n_head * d, c.n_embd, bias=False)
+        self.mosa_router = nn.Linear(c.n_embd, c.n_head_kv, bias=False)
+        # gates set apart: heads that read the memory and heads that read the segment, from the start
+        self.infini_gate = nn.Parameter(torch.tensor([-3.0, 3.0]).repeat(c.n_head)[: c.n_head])
+
+    def heads(self, x):
+        B, T, _ = x.shape
+        return [p(x).view(B, T, -1, self.d).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)]
+
+    def merge(self, out):
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def forward(self, x, mode, at, **options):
+        c = self.c
+        q, k, v = self.heads(x)
+        if mode == "dense":
+            out = modes.dense(q, k, v, self.rope, at)
+        elif mode == "moba":
+            out = modes.moba(q, k, v, self.rope, at, c.moba_block, c.moba_topk)
+        elif mode == "mosa":
+            out = modes.mosa(q, k, v, self.rope, at, self.mosa_router(x), c.mosa_k, c.mosa_dense_heads)
+        elif mode == "landmark":
+            out = modes.landmark(q, k, v, self.rope, c.landmark_block, c.landmark_topk, **options)
+        else:
+            out = modes.infini(q, k, v, self.rope, self.infini_gate, c.infini_segment)
+        return self.merge(out)
+
+    def segment(self, x, memory):
+        """One segment of a stream under Infini-attention: (output, what the segment adds to the memory)."""
+        q, k, v = self.heads(x)
+        out = modes.infini_segment(q, k, v, self.rope, self.infini_gate, memory)
+        return self.merge(out), modes.memory_add(modes.empty_memory(*k.shape[:2], self.d), k, v)
+
+
+class Block(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(c.n_embd, eps=1e-5)
+        self.self_attn = Attention(c)
+        self.post_attention_layernorm = nn.RMSNorm(c.n_embd, eps=1e-5)
+        self.mlp = nn.ModuleDict(
+            {
+                "gate_proj": nn.Linear(c.n_embd, c.n_ff, bias=False),
+                "up_proj": nn.Linear(c.n_embd, c.n_ff, bias=False),
+                "down_proj": nn.Linear(c.n_ff, c.n_embd, bias=False),
+            }
+        )
+
+    def feed_forward(self, x):
+        h = self.post_attention_layernorm(x)
+        return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](h)) * self.mlp["up_proj"](h))
+
+
+class Model(nn.Module):
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.embed_tokens = nn.Embedding(c.n_vocab, c.n_embd)
+        self.landmark_embd = nn.Parameter(torch.randn(c.n_embd) * 0.02)
+        self.layers = nn.ModuleList(Block(c) for _ in range(c.n_layer))
+        self.norm = nn.RMSNorm(c.n_embd, eps=1e-5)
+        for name, p in self.named_parameters():
+            if p.dim() == 2:
+                scale = (2 * c.n_layer) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+                nn.init.normal_(p, std=0.02 * scale * (1 if "embed" in name else (256 / c.n_embd) ** 0.5))
+
+    def output(self, x):
+        return self.norm(x) @ self.embed_tokens.weight.T
+
+    def forward(self, ids, mode="dense", at=None, **options):
+        """Logits [B, T, n_vocab]. In mode "landmark", ids have none: they are put in here, and their logits come too."""
+        x = self.embed_tokens(ids)
+        if mode == "landmark":
+            x = self.with_landmarks(x)
+        at = torch.arange(x.shape[1]) if at is None else at
+        for layer in self.layers:
+            x = x + layer.self_attn(layer.input_layernorm(x), mode, at, **options)
+            x = layer.feed_forward(x)
+        return self.output(x)
+
+    def with_landmarks(self, x):
+        """[B, n * (block-1), C] -> [B, n * block, C]: a landmark ends every block."""
+        B, T, C = x.shape
+        parts = x.unflatten(1, (-1, self.c.landmark_block - 1))
+        mark = self.landmark_embd.expand(B, parts.shape[1], 1, C)
+        return torch.cat((parts, mark.to(x.dtype)), dim=2).flatten(1, 2)
+
+    def segment(self, ids, memories):
+        """(logits, each layer's addition to its memory) of one segment of a stream under Infini-attention."""
+        x, added = self.embed_tokens(ids), []
+        for layer, memory in zip(self.layers, memories):
+            out, more = layer.self_attn.segment(layer.input_layernorm(x), memory)
+            x = layer.feed_forward(x + out)
+            added.append(more)
+        return self.output(x), added
+
+
+def save_checkpoint(model, folder: Path, tokenizer_config):
+    """Writes what export.py reads: config.json, model.safetensors, attn_params.safetensors, tokenizer_config.json."""
+    c = model.c
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": c.n_vocab,
+        "hidden_size": c.n_embd,
+        "num_hidden_layers": c.n_layer,
+        "num_attention_heads": c.n_head,
+        "num_key_value_heads": c.n_head_kv,
+        "intermediate_size": c.n_ff,
+        "max_position_embeddings": c.n_ctx,
+        "rope_theta": c.rope_base,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": True,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n")
+    weights, params = {}, {"landmark_embd.weight": model.landmark_embd.detach().clone()}
+    for name, p in model.state_dict().items():
+        layer = name.split(".")[1] if name.startswith("layers.") else None
+        if name.endswith("mosa_router.weight"):
+            params[f"blk.{layer}.attn_mosa_router.weight"] = p.clone()
+        elif name.endswith("infini_gate"):
+            params[f"blk.{layer}.attn_infini_gate.weight"] = p.clone()
+        elif name != "landmark_embd":
+            weights[f"model.{name}"] = p.clone()
+    keys = {
+        "attention.modes": json.dumps(["dense", "moba", "topk", "mosa", "landmark", "infini"]),
+        "attention.moba.block_size": c.moba_block,
+        "attention.moba.top_k": c.moba_topk,
+        "attention.topk.k": c.topk_k,
+        "attention.mosa.k": c.mosa_k,
+        "attention.mosa.dense_heads": c.mosa_dense_heads,
+        "attention.mosa.include_first": "true",
+        "attention.landmark.block_size": c.landmark_block,
+        "attention.landmark.top_k": c.landmark_topk,
+        "attention.landmark.token_id": c.n_vocab,
+        "attention.infini.segment_length": c.infini_segment,
+        "attention.infini.delta_rule": "false",
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(params, folder / "attn_params.safetensors", metadata={k: str(v) for k, v in keys.items()})
+
+
+def load(folder: Path):
+    state = torch.load(folder / "state.pt", weights_only=True)
+    model = Model(Config(**state["config"]))
+    model.load_state_dict(state["model"])
+    return model
+
+
+def config_dict(model):
+    return asdict(model.c)

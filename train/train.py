@@ -1,0 +1,210 @@
+"""Trains the bundled checkpoint: one set of weights under every attention mode, one mode drawn per step.
+
+    python train/train.py runs/attn-3m --steps 7000
+
+Stop it whenever you like: the same command goes on from the last checkpoint (every --save steps). The folder ends
+up with what export.py reads. log.csv has loss and the share of answer tokens predicted, by mode.
+
+The mixture changes over the run:
+- from the start, sequences of --length tokens in all modes, a task's answer counting four times as much as text;
+- after SKIP, half of the sequences of dense, MoBA and MoSA have positions that skip ahead (PoSE, arXiv
+  2309.10400), so that long distances are seen without long sequences;
+- after STREAM, a share of Infini's steps are streams [filler][needle][filler][question] in which the gradient
+  flows through needle and question only. What filler adds to the memory is scaled by a random factor that grows
+  over the run, so that a needle is still read under a thousand times its own length of filler.
+"""
+
+import argparse
+import csv
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import model as model_
+import modes
+import tasks as tasks_
+
+MODES = {"dense": 20, "moba": 20, "mosa": 25, "landmark": 20, "infini": 15}
+SKIP, STREAM, FULL_SCALE = 0.2, 0.4, 0.75
+STREAM_SHARE = 0.7
+MAX_SCALE = 8192  # of filler to needle in the memory: a million tokens to a segment of 128
+STREAMS = 16
+
+
+def skipping_positions(rng, length, n_ctx):
+    """Positions 0..length-1 with two skips, up to n_ctx."""
+    cuts = sorted(rng.sample(range(1, length), 2))
+    room = int(n_ctx ** rng.uniform(math.log(length) / math.log(n_ctx), 1)) - length
+    first = rng.randint(0, room)
+    skips = torch.zeros(length, dtype=torch.long)
+    skips[cuts[0]] += first
+    skips[cuts[1]] += rng.randint(0, room - first)
+    return torch.arange(length) + skips.cumsum(0)
+
+
+def loss_of(logits, ids, weights):
+    """Weighted mean of the loss, and the share of answer tokens whose top-1 is right."""
+    logits, ids, weights = logits[:, :-1].float(), ids[:, 1:], weights[:, 1:]
+    each = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
+    answers = weights == 1
+    right = (logits.argmax(-1) == ids)[answers].float().mean().item()
+    return (each * weights).sum() / weights.sum(), right
+
+
+def landmark_loss(model, ids, weights, **options):
+    """As loss_of; a landmark predicts the token after it, as the token before it does."""
+    block = model.c.landmark_block
+    logits = model(ids, "landmark", **options).unflatten(1, (-1, block))
+    loss, right = loss_of(logits[:, :, :-1].flatten(1, 2), ids, weights)
+    marks = logits[:, :-1, -1].float()
+    after = ids[:, block - 1 :: block]
+    return loss + 0.02 * F.cross_entropy(marks.flatten(0, 1), after.flatten()), right
+
+
+def stream_loss(model, tasks, rng, max_scale):
+    """The loss of the question's segments of STREAMS streams (see the head of this file)."""
+    c = model.c
+    segment, d = c.infini_segment, c.n_embd // c.n_head
+    n_before, n_between = rng.randint(0, 3), rng.randint(0, 3)
+    if not n_before + n_between:
+        n_between = 1
+    parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between) for _ in range(STREAMS))))
+    before, needle, between, question, weights = (torch.tensor(p) for p in parts)
+    memories = [modes.empty_memory(STREAMS, c.n_head_kv, d) for _ in model.layers]
+
+    def add(memories, added, scale=1.0):
+        return [(M + scale * dM, z + scale * dz) for (M, z), (dM, dz) in zip(memories, added)]
+
+    def pass_over(ids, memories):
+        if not ids.numel():
+            return memories
+        scale = math.exp(rng.uniform(0, math.log(max_scale)))
+        with torch.no_grad():
+            start = memories
+            for part in ids.split(segment, dim=1):
+                memories = add(memories, model.segment(part, memories)[1])
+            more = [(M - M0, z - z0) for (M, z), (M0, z0) in zip(memories, start)]
+        return add(start, more, scale)
+
+    memories = pass_over(before, memories)
+    for part in needle.split(segment, dim=1):
+        memories = add(memories, model.segment(part, memories)[1])
+    memories = pass_over(between, memories)
+    logits = []
+    for part in question.split(segment, dim=1):
+        out, added = model.segment(part, memories)
+        memories = add(memories, added)
+        logits.append(out)
+    return loss_of(torch.cat(logits, dim=1), question, weights)
+
+
+def step_loss(model, tasks, rng, mode, progress, batch, length):
+    if mode == "stream":
+        ramp = min(max((progress - STREAM) / (FULL_SCALE - STREAM), 0), 1)
+        return stream_loss(model, tasks, rng, MAX_SCALE**ramp)
+    if mode == "landmark":
+        block, topk = model.c.landmark_block, model.c.landmark_topk
+        ids, weights = tasks.batch(rng, batch, length // block * (block - 1))
+        return landmark_loss(model, ids, weights, slot=rng.randrange(topk), retrieve=rng.random() < 0.5)
+    ids, weights = tasks.batch(rng, batch, length)
+    at = None
+    if mode != "infini" and progress > SKIP and rng.random() < 0.5:
+        at = skipping_positions(rng, length, model.c.n_ctx)
+    return loss_of(model(ids, mode, at), ids, weights)
+
+
+def pick_mode(rng, only, progress):
+    mode = rng.choices(list(MODES), MODES.values())[0] if only is None else rng.choice(only)
+    return "stream" if mode == "infini" and progress > STREAM and rng.random() < STREAM_SHARE else mode
+
+
+def learning_rate(step, steps, peak):
+    """Linear warm-up over 100 steps, then a cosine down to a twentieth."""
+    if step < 100:
+        return peak * (step + 1) / 100
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def optimizer_for(model):
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
+def save(folder, model, optimizer, step):
+    state = {
+        "config": model_.config_dict(model),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
+    torch.save(state, folder / "state.tmp")
+    (folder / "state.tmp").replace(folder / "state.pt")
+    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+
+
+def resume(folder, model, optimizer):
+    path = folder / "state.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
+def train(args):
+    torch.manual_seed(args.seed)
+    tasks = tasks_.load(args.folder)
+    model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
+    optimizer = optimizer_for(model)
+    first = resume(args.folder, model, optimizer)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
+    with open(args.folder / "log.csv", "a", newline="") as file:
+        log = csv.writer(file)
+        sums, start = {}, time.time()
+        for step in range(first, args.steps):
+            rng = random.Random(f"{args.seed} {step}")  # the same step whether or not the run was stopped
+            progress = step / args.steps
+            mode = pick_mode(rng, args.modes, progress)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, args.lr)
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                loss, right = step_loss(model, tasks, rng, mode, progress, args.batch, args.length)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            sums.setdefault(mode, []).append((loss.item(), right))
+            if (step + 1) % 50 == 0:
+                means = {m: [sum(x) / len(x) for x in zip(*v)] for m, v in sorted(sums.items())}
+                log.writerows([step + 1, m, f"{a:.4f}", f"{b:.4f}"] for m, (a, b) in means.items())
+                file.flush()
+                shown = "  ".join(f"{m} {a:.3f} {b:.0%}" for m, (a, b) in means.items())
+                print(f"{step + 1:6d} {time.time() - start:6.0f}s  {shown}", flush=True)
+                sums = {}
+            if (step + 1) % args.save == 0 or step + 1 == args.steps:
+                save(args.folder, model, optimizer, step + 1)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="trains the bundled checkpoint under every attention mode")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save", type=int, default=200)
+    parser.add_argument("--bf16", action="store_true", help="autocast: faster where the CPU has bfloat16")
+    parser.add_argument("--modes", nargs="+", choices=[*MODES, "stream"], help="train these alone")
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
