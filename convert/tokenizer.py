@@ -96,6 +96,8 @@ def _load(folder, n_vocab, pre):
     config = read_json(config_path) if config_path.exists() else {}
     put_added_tokens(t, folder, data, config)
     read_special_ids(t, folder, config)
+    if t.model == "llama" and "unk" in t.ids:
+        t.types[t.ids["unk"]] = TokenType.UNKNOWN
     t.add = {name: adds(t, name, data, config) for name in ("bos", "eos")}
     if t.model == "llama" and isinstance(config.get("add_prefix_space"), bool):
         t.add_space_prefix = config["add_prefix_space"]

@@ -1,25 +1,32 @@
 """export.py: checkpoints of `transformers`, and trained attention parameters, as files of ./run and llama.cpp."""
 
 import json
-import os
-import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from tokenizers import Tokenizer, models, normalizers, processors
+from transformers import LlamaConfig
 
-from conftest import ROOT, ids_text, logits, mean_kl, random_ids, relative_error, run
+from checkpoints import (
+    BASE,
+    MODELS,
+    byte_level_tokenizer,
+    call,
+    make_model,
+    put,
+    random_params,
+    save,
+    write_params,
+    write_tokenizer,
+)
+from conftest import ROOT, logits, mean_kl, random_ids, relative_error, run
 from reference import tiny
 from reference.model import Model
 from test_tokenizer import PRE_TOKENIZERS, train_bpe, train_spm
@@ -31,75 +38,8 @@ from convert.gguf_file import TYPES
 from convert.report import ExportError
 from export import export_adapter, export_model
 
-EXPORT = [sys.executable, ROOT / "export.py"]
 PEER = ROOT / ".venv-bench" / "bin" / "python"
 N = 90
-BASE = dict(
-    vocab_size=300,  # more than the tokenizer has
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    initializer_range=0.2,
-    tie_word_embeddings=False,
-)
-
-
-def rope(kind, **values):
-    return dict(rope_parameters=dict(rope_type=kind, rope_theta=10000.0, factor=4.0, **values))
-
-
-YARN = dict(original_max_position_embeddings=64)
-LLAMA3 = dict(original_max_position_embeddings=64, low_freq_factor=1.0, high_freq_factor=4.0)
-MODELS = {
-    "llama": (LlamaConfig, {}),
-    "llama-tied-mha": (LlamaConfig, dict(tie_word_embeddings=True, num_key_value_heads=4)),
-    "llama-linear": (LlamaConfig, rope("linear")),
-    "llama-yarn": (LlamaConfig, rope("yarn", **YARN)),
-    "llama-yarn-betas": (LlamaConfig, rope("yarn", **YARN, beta_fast=8.0, beta_slow=2.0, attention_factor=1.5)),
-    "llama-yarn-mscale": (LlamaConfig, rope("yarn", **YARN, mscale=0.7, mscale_all_dim=1.2)),
-    "llama-3": (LlamaConfig, rope("llama3", **LLAMA3)),
-    "mistral-wide-heads": (MistralConfig, dict(head_dim=32, sliding_window=None)),
-    "qwen2": (Qwen2Config, {}),
-    "qwen2-tied-yarn": (Qwen2Config, dict(tie_word_embeddings=True, **rope("yarn", **YARN))),
-    "qwen3": (Qwen3Config, dict(head_dim=32)),
-}
-
-
-def byte_level_tokenizer():
-    vocab = {t: i for i, t in enumerate(tiny.vocabulary())}
-    t = Tokenizer(models.BPE(vocab, [tuple(m.split(" ")) for m in tiny.MERGES]))
-    t.pre_tokenizer = PRE_TOKENIZERS["smollm"][1]
-    t.decoder = decoders.ByteLevel()
-    t.add_special_tokens(tiny.SPECIALS)
-    return t
-
-
-def write_tokenizer(folder, tokenizer=None, **config):
-    (tokenizer or byte_level_tokenizer()).save(str(folder / "tokenizer.json"))
-    config = dict(bos_token="<|im_start|>", eos_token="<|im_end|>", chat_template=tiny.CHAT_TEMPLATE) | config
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-
-
-def make_model(config_class, seed=0, **values):
-    """A random model, biases and norms included."""
-    torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config_class(**(BASE | values)))
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.dim() == 1:
-                p += 0.2 * torch.randn_like(p)
-    return model.eval()
-
-
-def save(model, folder, **options):
-    model.save_pretrained(folder, **options)
-    write_tokenizer(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Makes (directory, transformers model) of a case in MODELS."""
@@ -357,36 +297,6 @@ def test_name_of_the_pre_tokenizer(case):
 # ---- trained attention parameters ----
 
 MODES = ["mosa", "landmark", "infini"]
-KEYS = {
-    "adapter.lora.alpha": "6",
-    "attention.modes": '["mosa", "landmark", "infini"]',
-    "attention.mosa.k": "12",
-    "attention.mosa.include_first": "true",
-    "attention.landmark.block_size": "8",
-    "attention.landmark.top_k": "2",
-    "attention.infini.segment_length": "16",
-    "format": "pt",
-}
-UPDATED = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_output": (64, 64), "ffn_down": (64, 96)}
-
-
-def random_params():
-    rng = np.random.default_rng(7)
-    shapes = {"landmark_embd.weight": (64,)}
-    for i in range(2):
-        shapes[f"blk.{i}.attn_mosa_router.weight"] = (2, 64)
-        shapes[f"blk.{i}.attn_infini_gate.weight"] = (4,)
-        for name, (rows, cols) in UPDATED.items():
-            shapes[f"blk.{i}.{name}.weight.lora_a"] = (3, cols)
-            shapes[f"blk.{i}.{name}.weight.lora_b"] = (rows, 3)
-    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write_params(path, tensors=None, keys=KEYS):
-    save_file(random_params() if tensors is None else tensors, path, metadata=keys)
-    return path
-
-
 def updated(model, params):
     """The transformers model with the low-rank updates added to its weights."""
     names = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_output": "self_attn.o_proj"}
@@ -437,183 +347,6 @@ def test_a_directory_brings_its_attention_parameters(folder, tmp_path):
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
-# ---- what is wrong is said in one line ----
-
-
-def edit(name, change):
-    """A change of the object in a JSON file; what it returns, if anything, replaces it."""
-
-    def spoil(folder):
-        value = json.loads((folder / name).read_text())
-        value = change(value) or value
-        (folder / name).write_text(json.dumps(value))
-
-    return spoil
-
-
-def put(name, **values):
-    return edit(name, lambda old: old | values)
-
-
-def drop(name, key):
-    return edit(name, lambda old: {k: v for k, v in old.items() if k != key})
-
-
-def tensors(change):
-    def spoil(folder):
-        path = folder / "model.safetensors"
-        data = load_file(path)
-        change(data)
-        save_file(data, path)
-
-    return spoil
-
-
-def write(name, data):
-    return lambda folder: (folder / name).write_bytes(data)
-
-
-def cut(folder):
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[:-100])
-
-
-def shard_of_nowhere(folder):
-    index = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-
-
-Q = "model.layers.1.self_attn.q_proj.weight"
-SPOILS = [
-    (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
-    (write("config.json", b"{"), "config.json: not valid JSON"),
-    (write("config.json", b"[]"), "config.json: not a JSON object"),
-    (drop("config.json", "architectures"), "'architectures'"),
-    (put("config.json", architectures=["GPT2LMHeadModel"]), "'GPT2LMHeadModel' is not supported"),
-    *[
-        (drop("config.json", key), f"config.json: key '{key}' is missing")
-        for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")
-        + ("rms_norm_eps", "max_position_embeddings")
-    ],
-    (put("config.json", hidden_size="64"), "'hidden_size' is '64'"),
-    (put("config.json", num_hidden_layers=0), "'num_hidden_layers' is 0"),
-    (put("config.json", num_key_value_heads=3), "'num_key_value_heads' 3"),
-    (put("config.json", head_dim=15), "'head_dim' is 15"),
-    (put("config.json", hidden_act="gelu"), "'hidden_act' is 'gelu'"),
-    (put("config.json", quantization_config={"bits": 4}), "'quantization_config'"),
-    (put("config.json", rope_parameters={"rope_type": "longrope"}), "'longrope' is not supported"),
-    (put("config.json", rope_parameters={"rope_type": "linear"}), "key 'factor' is missing"),
-    (put("config.json", rope_parameters=3), "'rope_parameters'"),
-    (put("config.json", partial_rotary_factor=0.5), "'partial_rotary_factor' is 0.5"),
-    (put("config.json", num_hidden_layers=3), "'model.layers.2.input_layernorm.weight' is missing"),
-    (put("config.json", vocab_size=290), "'model.embed_tokens.weight' is 300 x 64, but by config.json it is 290 x 64"),
-    (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: No such file"),
-    (tensors(lambda t: t.pop(Q)), f"tensor '{Q}' is missing"),
-    (tensors(lambda t: t.pop("lm_head.weight")), "tensor 'lm_head.weight' is missing"),
-    (tensors(lambda t: t.update({Q: t[Q][:32]})), f"tensor '{Q}' is 32 x 64"),
-    (tensors(lambda t: t.update({Q: t[Q].astype(np.int32)})), f"tensor '{Q}' is of I32"),
-    (tensors(lambda t: t.update({Q: t[Q] * np.nan})), f"tensor '{Q}' has values that are not finite"),
-    (tensors(lambda t: t.update({Q: t[Q] * 1e6})), "'blk.1.attn_q.weight' has values too large for F16"),
-    (
-        tensors(lambda t: t.update({"model.layers.0.self_attn.o_proj.bias": np.zeros(64, np.float32)})),
-        "tensor 'model.layers.0.self_attn.o_proj.bias' has no place",
-    ),
-    (cut, "lies beyond the end of the file"),
-    (write("model.safetensors", b""), "not a safetensors file"),
-    (write("model.safetensors", b"\xff" * 400), "not a safetensors file"),
-    (write("model.safetensors", (9).to_bytes(8, "little") + b"not JSON!"), "header is not valid JSON"),
-    (write("model.safetensors", (11).to_bytes(8, "little") + b'{"a": null}'), "entry for tensor 'a' is damaged"),
-    (shard_of_nowhere, "model-1.safetensors: No such file"),
-    (write("model.safetensors.index.json", b"{}"), "'weight_map'"),
-    (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
-    (drop("tokenizer.json", "model"), "key 'model' is missing"),
-    (edit("tokenizer.json", lambda t: t["model"].update(type="Unigram")), "'Unigram'"),
-    (edit("tokenizer.json", lambda t: t["model"].update(merges=[["a"]])), "'merges', entry 0"),
-    (edit("tokenizer.json", lambda t: t["model"]["vocab"].update(new=300)), "token 'new' has the id 300"),
-    (edit("tokenizer.json", lambda t: t["added_tokens"].append({"id": 290})), "id 290 has no text"),
-    (put("tokenizer.json", normalizer={"type": "Lowercase"}), "Lowercase is not supported"),
-    (put("tokenizer.json", pre_tokenizer=None), "neither byte-level BPE nor SentencePiece's"),
-    (
-        put("tokenizer.json", pre_tokenizer={"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False},
-            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
-        ]}),
-        "'pre_tokenizer' is not known (x+)",
-    ),
-    (put("tokenizer_config.json", eos_token="<end>"), "'eos_token' is '<end>', which is not in the vocabulary"),
-    (put("generation_config.json", eos_token_id=[2, 4000]), "'eos_token_id' is 4000"),
-    (write("tokenizer.model", b"\x0a\x99") , None),
-]
-
-
-@pytest.mark.parametrize("spoil, mention", SPOILS, ids=lambda x: x if isinstance(x, str) else "")
-def test_what_is_wrong_with_a_checkpoint(folder, tmp_path, spoil, mention):
-    spoil(folder)
-    out = tmp_path / "m.gguf"
-    if mention is None:  # a file that isn't needed
-        export_model(folder, out)
-        return
-    with pytest.raises(ExportError) as e:
-        export_model(folder, out)
-    assert mention in str(e.value) and "\n" not in str(e.value)
-    assert str(folder) in str(e.value) or "F16" in mention
-    assert list(tmp_path.glob("*.gguf*")) == [] and list(tmp_path.glob(".*")) == []
-
-
-def changed(tensors=None, **keys):
-    """(tensors, metadata) of a parameter file with some replaced, or taken out where None."""
-    new = random_params() | (tensors or {})
-    keys = KEYS | {k.replace("__", "."): v for k, v in keys.items()}
-    return {k: v for k, v in new.items() if v is not None}, {k: v for k, v in keys.items() if v is not None}
-
-
-def zeros(*shape):
-    return np.zeros(shape, np.float32)
-
-
-@pytest.mark.parametrize(
-    "params, mention",
-    [
-        (changed({"blk.0.attn_mosa_router.weight": zeros(3, 64)}), "is 3 x 64, expected 2 x 64 or 4 x 64"),
-        (changed({"blk.0.attn_infini_gate.weight": zeros(3)}), "'blk.0.attn_infini_gate.weight' is 3, expected 4"),
-        (changed({"landmark_embd.weight": zeros(1, 64)}), "'landmark_embd.weight' is 1 x 64"),
-        (changed({"blk.2.attn_infini_gate.weight": zeros(4)}), "the model has 2 layers"),
-        (changed({"blk.0.attn_gate.weight": zeros(4)}), "'blk.0.attn_gate.weight' is no router"),
-        (changed({"blk.0.attn_q.weight.lora_a": None}), "'blk.0.attn_q.weight.lora_a' is missing"),
-        (changed({"blk.0.attn_q.weight.lora_b": None}), "'blk.0.attn_q.weight.lora_b' is missing"),
-        (changed({"blk.0.attn_q.weight.lora_b": zeros(64, 2)}), "is 64 x 2, expected 64 x 3"),
-        (changed({"blk.0.attn_q.weight.lora_a": zeros(3, 32)}), "is 3 x 32, expected 3 x 64"),
-        (changed({"blk.9.attn_q.weight.lora_a": zeros(3, 64)}), "updates no weight"),
-        (changed(adapter__lora__alpha=None), "'adapter.lora.alpha' is missing"),
-        (changed(adapter__lora__alpha="x"), "'adapter.lora.alpha' is 'x', not a number"),
-        (changed(attention__mosa__k="-1"), "'attention.mosa.k' is '-1'"),
-        (changed(attention__mosa__include_first="maybe"), "not true or false"),
-        (changed(attention__modes="mosa"), "'attention.modes' is 'mosa'"),
-        (changed(attention__modes='["new"]'), "'attention.modes'"),
-        (changed(attention__mosa__topk="3"), "'attention.mosa.topk' is unknown"),
-        (changed(attention__landmark__token_id="5"), "must be 300"),
-        (changed({"landmark_embd.weight": None}, attention__landmark__token_id="300"), "must be below 300"),
-    ],
-    ids=lambda x: x if isinstance(x, str) else "",
-)
-def test_what_is_wrong_with_attention_parameters(checkpoint, tmp_path, params, mention):
-    path = write_params(tmp_path / "params.safetensors", *params)
-    with pytest.raises(ExportError) as e:
-        export_model(checkpoint()[0], tmp_path / "m.gguf", attn_params=path)
-    assert mention in str(e.value) and str(path) in str(e.value) and "\n" not in str(e.value)
-    assert not (tmp_path / "m.gguf").exists()
-
-
-def call(*args, **options):
-    return subprocess.run([*EXPORT, *map(str, args)], capture_output=True, text=True, **options)
-
-
-def assert_one_line(done, *mentions):
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("export.py: ") and done.stderr.count("\n") == 1, done.stderr
-    assert all(m in done.stderr for m in mentions), done.stderr
-
-
 def test_command_line(checkpoint, tmp_path):
     folder, _ = checkpoint()
     params = write_params(tmp_path / "params.safetensors")
@@ -627,29 +360,7 @@ def test_command_line(checkpoint, tmp_path):
         assert call(*args).returncode == 2
 
 
-def test_files_that_are_not_there(checkpoint, tmp_path):
-    folder, _ = checkpoint()
-    params = write_params(tmp_path / "params.safetensors")
-    out = tmp_path / "m.gguf"
-    assert_one_line(call(tmp_path / "none", "-o", out), "none/config.json is missing")
-    assert_one_line(call(folder, "-o", out, "--attn-params", tmp_path / "none"), "none: No such file")
-    assert_one_line(call("--base", tmp_path / "none", "-o", out, "--attn-params", params), "none: No such file")
-    assert_one_line(call("--base", params, "-o", out, "--attn-params", params), str(params), "not a GGUF file")
-    assert_one_line(call(folder, "-o", tmp_path / "none" / "m.gguf"), "none/m.gguf: No such file")
-    assert_one_line(call(folder, "-o", tmp_path), "is a directory")
-
-
-def test_a_full_disk_leaves_nothing_behind(checkpoint, tmp_path):
-    (tmp_path / "m.gguf").write_bytes(b"older")
-
-    def small_files_only():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    done = call(checkpoint()[0], "-o", tmp_path / "m.gguf", preexec_fn=small_files_only)
-    assert_one_line(done, "m.gguf: File too large")
-    assert [p.name for p in tmp_path.iterdir()] == ["m.gguf"]
-    assert (tmp_path / "m.gguf").read_bytes() == b"older"
-
+# ---- memory ----
 
 MEMORY_SCRIPT = """
 import re, sys
