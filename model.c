@@ -249,7 +249,7 @@ int session_forward(struct session *s, const int *tokens, int n, enum phase phas
         if (layer->mode->reserve && layer->mode->reserve(layer, &batch, err)) return -1;
     }
     if (s->evict && evict_reserve(s->evict, s->n, err)) return -1;
-    s->rope_pos = s->evict && s->evict->options->rerotate ? s->layers[0].cache.heads[0].n : s->n_past;
+    s->rope_pos = s->evict ? evict_rope_pos(s->evict, 0, s->n_past) : s->n_past;
     team_run(s->team, forward, s);
     s->n_past += s->n;
     landmarks_drop(s, n);

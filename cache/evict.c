@@ -75,6 +75,12 @@ static int create_layers(struct evict *e, struct error *err) {
         if (!l->heads || (e->state_bytes && !l->state))
             return fail(err, "out of memory for --kv-evict %s: it keeps %zu bytes a layer", e->policy->name,
                         e->state_bytes);
+        for (int g = 0; e->options->rerotate && g < s->n_head_kv; g++) {
+            l->heads[g].first = calloc((size_t)e->options->sink + 1, sizeof(float) * (size_t)s->head_dim);
+            if (!l->heads[g].first)
+                return fail(err, "out of memory for --kv-evict %s: use a smaller sink than %d",
+                            e->policy->name, e->options->sink);
+        }
     }
     return 0;
 }
@@ -118,7 +124,10 @@ void evict_free(struct evict *e) {
     if (!e) return;
     for (int i = 0; e->layers && i < e->shape.n_layer; i++) {
         struct evict_layer *l = &e->layers[i];
-        for (int g = 0; l->heads && g < e->shape.n_head_kv; g++) free(l->heads[g].memo);
+        for (int g = 0; l->heads && g < e->shape.n_head_kv; g++) {
+            free(l->heads[g].memo);
+            free(l->heads[g].first);
+        }
         free(l->heads);
         free(l->state);
     }
@@ -135,7 +144,10 @@ void evict_free(struct evict *e) {
 void evict_reset(struct evict *e) {
     for (int i = 0; i < e->shape.n_layer; i++) {
         if (e->state_bytes) memset(e->layers[i].state, 0, e->state_bytes);
-        for (int g = 0; g < e->shape.n_head_kv; g++) e->layers[i].heads[g].known = 0;
+        for (int g = 0; g < e->shape.n_head_kv; g++) {
+            struct evict_head *h = &e->layers[i].heads[g];
+            h->known = h->n_first = h->moved = 0;
+        }
     }
 }
 
@@ -143,6 +155,8 @@ size_t evict_bytes(const struct evict *e) {
     size_t bytes = 0;
     for (int i = 0; i < e->shape.n_layer; i++) {
         bytes += e->state_bytes;
+        size_t heads = (size_t)e->shape.n_head_kv * (size_t)e->shape.head_dim;
+        if (e->options->rerotate) bytes += sizeof(float) * heads * (size_t)e->options->sink;
         for (int g = 0; g < e->shape.n_head_kv; g++)
             bytes += sizeof(float) * (size_t)e->memo_size * (size_t)e->layers[i].heads[g].cap;
     }
@@ -167,9 +181,14 @@ static int reserve_memo(struct evict_head *h, int n_before, int n, int memo_size
         h->memo = memo;
         h->cap = need + need / 4;
     }
-    if (h->known > n_before) h->known = n_before; /* the conversation has gone back */
     memset((char *)h->memo + entry * (size_t)n_before, 0, entry * (size_t)n);
     return 0;
+}
+
+/* A conversation may have gone back: what is remembered of entries that are gone goes, too. */
+static void forget_beyond(struct evict_head *h, int n) {
+    if (h->known > n) h->known = n;
+    if (h->n_first > n) h->n_first = n;
 }
 
 static int reserve_scratch(struct evict *e, int cap) {
@@ -195,21 +214,34 @@ int evict_reserve(struct evict *e, int n, struct error *err) {
     for (int i = 0; i < e->shape.n_layer; i++)
         if (most_entries(&e->layers[i]) > most) most = most_entries(&e->layers[i]);
     bool ok = most <= INT_MAX / 2 - n;
-    for (int i = 0; ok && e->memo_size && i < e->shape.n_layer; i++)
-        for (int g = 0; ok && g < e->shape.n_head_kv; g++)
-            ok = !reserve_memo(&e->layers[i].heads[g], e->layers[i].cache->heads[g].n, n, e->memo_size);
+    for (int i = 0; ok && i < e->shape.n_layer; i++)
+        for (int g = 0; ok && g < e->shape.n_head_kv; g++) {
+            struct evict_head *h = &e->layers[i].heads[g];
+            int n_before = e->layers[i].cache->heads[g].n;
+            forget_beyond(h, n_before);
+            if (e->memo_size) ok = !reserve_memo(h, n_before, n, e->memo_size);
+        }
     if (ok && most + n > e->cap) ok = !reserve_scratch(e, most + n + (most + n) / 4);
     return ok ? 0 : fail(err, "out of memory for --kv-evict %s over %d entries: try a smaller -b",
                          e->policy->name, most + n);
+}
+
+static void places_state(const struct evict *e, struct evict_head *h, struct state_io *io) {
+    state_int(io, &h->moved, 0, INT_MAX / 2);
+    state_int(io, &h->first_at, 0, INT_MAX / 2);
+    state_int(io, &h->n_first, 0, e->options->sink);
+    state_bytes(io, h->first, sizeof *h->first * (size_t)h->n_first * (size_t)e->shape.head_dim);
 }
 
 int evict_state(struct evict *e, struct state_io *io, struct error *err) {
     for (int i = 0; i < e->shape.n_layer; i++) {
         struct evict_layer *l = &e->layers[i];
         state_bytes(io, l->state, e->state_bytes);
-        for (int g = 0; e->memo_size && g < e->shape.n_head_kv; g++) {
+        for (int g = 0; g < e->shape.n_head_kv; g++) {
             struct evict_head *h = &l->heads[g];
             int n = l->cache->heads[g].n;
+            if (e->options->rerotate) places_state(e, h, io);
+            if (!e->memo_size) continue;
             if (!io->saving && reserve_memo(h, 0, n, e->memo_size))
                 return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
             state_int(io, &h->known, 0, n);
@@ -285,25 +317,46 @@ static void keep_memos(struct evict_head *h, const int *keep, int n, int size) {
     }
 }
 
-/* Turns the keys of entries that have moved from keep[i] to i by the difference. */
-static void rerotate(const struct evict_layer *l, int head, const int *keep, int n) {
+/* Keeps the keys of the entries that always stay, which move most. */
+static void keep_first(const struct evict_layer *l, int head) {
+    struct evict_head *h = &l->heads[head];
+    const struct kv_head *entries = &l->cache->heads[head];
+    int d = l->cache->head_dim, n = 0;
+    while (n < entries->n && entries->pos[n] < l->evict->options->sink) n++;
+    if (h->n_first == n) return;
+    for (int i = 0; i < n; i++) evict_key(l, head, i, h->first + (size_t)i * (size_t)d);
+    h->n_first = n;
+    h->first_at = h->moved;
+}
+
+/* Closes the gaps that `gone` entries have left, for RoPE: what stood before a gap moves towards the newest.
+ * keep [n] lists where the entries were. */
+static void rerotate(const struct evict_layer *l, int head, const int *keep, int n, int gone) {
     const struct evict_shape *s = &l->evict->shape;
-    const struct kv_head *h = &l->cache->heads[head];
+    struct evict_head *h = &l->heads[head];
     struct rope turn = *s->rope;
     turn.magnitude = 1;
     float key[KV_MAX_DIM], table[2 * ROPE_MAX_PAIRS];
-    int distance = 0;
-    for (int i = 0; i < n; i++) {
-        if (keep[i] == i) continue;
-        if (keep[i] - i != distance) {
-            distance = keep[i] - i;
-            rope_table(&turn, -distance, table);
+    int d = s->head_dim, distance = 0;
+    keep_first(l, head);
+    h->moved += gone;
+    rope_table(&turn, h->moved - h->first_at, table);
+    for (int i = 0; i < n && keep[i] - i < gone; i++) {
+        if (i >= h->n_first && distance != gone - (keep[i] - i)) {
+            distance = gone - (keep[i] - i);
+            rope_table(&turn, distance, table);
         }
-        uint8_t *row = h->k + (size_t)i * l->cache->k_row_bytes;
-        s->attend->load(l->cache->type_k, s->head_dim, row, key);
+        if (i < h->n_first) memcpy(key, h->first + (size_t)i * (size_t)d, sizeof *key * (size_t)d);
+        else evict_key(l, head, i, key);
         rope_rotate(&turn, table, key);
-        s->attend->store(l->cache->type_k, s->head_dim, key, row);
+        uint8_t *row = l->cache->heads[head].k + (size_t)i * l->cache->k_row_bytes;
+        s->attend->store(l->cache->type_k, d, key, row);
     }
+}
+
+int evict_rope_pos(const struct evict *e, int layer, int n_past) {
+    const struct evict_layer *l = &e->layers[layer];
+    return e->options->rerotate ? l->heads[0].moved + l->cache->heads[0].n : n_past;
 }
 
 /* Tells the policy of every entry that is not kept. */
@@ -329,7 +382,7 @@ static void prune_head(struct evict_layer *l, int head, int n, int budget) {
     if (e->memo_size) keep_memos(&l->heads[head], keep, total, e->memo_size);
     if (l->heads[head].known > budget) l->heads[head].known = budget;
     kv_keep(l->cache, head, keep, total);
-    if (e->options->rerotate) rerotate(l, head, keep, total);
+    if (e->options->rerotate) rerotate(l, head, keep, total, n - budget);
 }
 
 void evict_step(struct evict *e, int layer, const struct evict_batch *b, struct worker *w) {

@@ -17,7 +17,7 @@ struct evict_options {
     int budget;    /* entries that a KV head keeps */
     int sink;      /* entries at positions below this always stay */
     int recent;    /* so do this many of the newest */
-    int rerotate;  /* entries that stay move to consecutive positions, for RoPE too */
+    int rerotate;  /* entries that stay move to consecutive places, for RoPE too */
     int block;     /* look at no more than this many entries over the budget at a time; 0: at all */
 };
 
@@ -30,7 +30,7 @@ struct evict_options {
     {"recent", PARAM_INT, offsetof(struct evict_options, recent), 0, 0, 1 << 30, NULL, NULL,                 \
      "newest entries that always stay"},                                                                     \
     {"rerotate", PARAM_BOOL, offsetof(struct evict_options, rerotate), rerotate_initially, 0, 1, NULL, NULL, \
-     "1: entries move to consecutive positions"}
+     "1: entries move to consecutive places"}
 
 /* What is the same for every layer: H query heads, G KV heads, d head size. */
 struct evict_shape {
@@ -47,7 +47,7 @@ struct evict_shape {
 struct evict_batch {
     int n;
     int pos;             /* of the first in the token sequence */
-    int rope_pos;        /* for RoPE: the same, unless entries are re-rotated */
+    int rope_pos;        /* for RoPE: evict_rope_pos() */
     bool prefill;        /* prompt tokens, as opposed to generated ones */
     bool prompt_end;     /* the last one is the prompt's last */
     const float *q;      /* [n, H, d] rotated, times 1/sqrt(d) */
@@ -59,6 +59,12 @@ struct evict_head {
     float *memo;   /* [cap, policy's memo_size] what the policy remembers of each entry; at first zero */
     int cap;
     int known;     /* entries whose memo is filled, for policies that do this in score() */
+
+    /* With rerotate=1 only. The newest entry stays where it is, so that those before a gap move. */
+    int moved;     /* entry i stands at moved + i for RoPE */
+    float *first;  /* [sink, d] keys of the first entries before they moved: turning these anew rounds once */
+    int n_first;   /* how many of them are there */
+    int first_at;  /* `moved` at that time */
 };
 
 struct evict_layer {
@@ -138,6 +144,10 @@ void evict_reset(struct evict *e);
 
 /* Makes room for n more tokens in every layer. Serial; call it while the caches hold what is before them. */
 int evict_reserve(struct evict *e, int n, struct error *err);
+
+/* Where the next token stands for RoPE: at its position n_past, or with rerotate=1 behind the layer's entries.
+ * The same for every layer. */
+int evict_rope_pos(const struct evict *e, int layer, int n_past);
 
 /* After a layer's attention over a batch: evicts where a head is over its budget. Called by all workers
  * after a barrier; ends with one. */

@@ -5,7 +5,10 @@
  * softmax over its partition, mean of key and value: as a rank within the partition, or with cross=1 as it
  * is. The last full partition and what follows it score highest, and where there are fewer than two
  * partitions the newest entries do. As kvpress's LagKVPress, after every batch; a channel that is constant in
- * the next partition doesn't count. */
+ * the next partition doesn't count.
+ *
+ * The memo of an entry is its score. It holds as long as nothing has gone from its partition, the next one,
+ * or before them: evict_head.known entries are as they were when they were scored last. */
 #include <math.h>
 #include <string.h>
 
@@ -20,6 +23,19 @@ struct lagkv_options {
 #define MAX_LAG 4096
 
 typedef void (*read_fn)(const struct evict_layer *l, int head, int i, float *x);
+
+/* A key at its place in the cache, wherever that has moved to. */
+static void read_key(const struct evict_layer *l, int head, int i, float *key) {
+    const struct evict_shape *s = &l->evict->shape;
+    int moved = l->heads[head].moved;
+    evict_key(l, head, i, key);
+    if (!moved) return;
+    float table[2 * ROPE_MAX_PAIRS];
+    struct rope turn = *s->rope;
+    turn.magnitude = 1;
+    rope_table(&turn, -moved, table);
+    rope_rotate(&turn, table, key);
+}
 
 /* Minimum and 1 / range of each channel over entries [begin, begin + lag); 0 for the range of a constant
  * one. */
@@ -71,22 +87,39 @@ static void rank(float *scores, int n) {
     }
 }
 
+static int memo_size(const struct evict *e) {
+    (void)e;
+    return 1; /* score */
+}
+
+static void score_partition(const struct evict_layer *l, int head, int begin, float *scores) {
+    const struct lagkv_options *o = (const struct lagkv_options *)l->evict->options;
+    memset(scores, 0, sizeof *scores * (size_t)o->lag);
+    add_deviations(l, head, read_key, begin, o->lag, scores);
+    add_deviations(l, head, evict_value, begin, o->lag, scores);
+    if (!o->cross) rank(scores, o->lag);
+}
+
 static void score(struct evict_layer *l, int head, int n, float *scores) {
+    struct evict_head *h = &l->heads[head];
     const struct lagkv_options *o = (const struct lagkv_options *)l->evict->options;
     int lag = o->lag, sink = 0;
     while (sink < n && l->cache->heads[head].pos[sink] < o->common.sink) sink++;
-    int partitions = (n - sink) / lag;
-    if (partitions < 2) {
+    int scored = ((n - sink) / lag - 1) * lag;
+    if (scored <= 0) {
         for (int i = 0; i < n; i++) scores[i] = (float)i;
         return;
     }
-    for (int i = 0; i < n; i++) scores[i] = i < sink || i >= sink + (partitions - 1) * lag ? 1 : 0;
-    for (int p = 0; p + 1 < partitions; p++) {
-        int begin = sink + p * lag;
-        add_deviations(l, head, evict_key, begin, lag, scores + begin);
-        add_deviations(l, head, evict_value, begin, lag, scores + begin);
-        if (!o->cross) rank(scores + begin, lag);
-    }
+    for (int i = 0; i < n; i++) scores[i] = 1;
+    for (int begin = sink; begin < sink + scored; begin += lag)
+        if (begin + 2 * lag > h->known) score_partition(l, head, begin, h->memo + begin);
+    memcpy(scores + sink, h->memo + sink, sizeof *scores * (size_t)scored);
+    h->known = n;
+}
+
+static void forget(struct evict_layer *l, int head, int i) {
+    struct evict_head *h = &l->heads[head];
+    if (h->known > i) h->known = i;
 }
 
 static const struct param params[] = {
@@ -103,5 +136,7 @@ const struct evict_policy evict_lagkv = {
     .summary = "entries that stand out against the range of those that follow",
     .params = params,
     .options_bytes = sizeof(struct lagkv_options),
+    .memo_size = memo_size,
     .score = score,
+    .forget = forget,
 };

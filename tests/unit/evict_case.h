@@ -60,7 +60,7 @@ static void evict_case_work(struct worker *w, void *arg) {
 /* What a layer does with a batch, short of attending: RoPE, storing, evicting. */
 static int evict_case_forward(struct evict_case *c, const struct evict_case_batch *b, struct error *err) {
     int H = c->shape.n_head, G = c->shape.n_head_kv, d = c->shape.head_dim, pairs = 2 * c->rope.n_pairs;
-    int rope_pos = c->evict->options->rerotate ? c->cache.heads[0].n : c->n_past;
+    int rope_pos = evict_rope_pos(c->evict, c->layer, c->n_past);
     float *q = malloc(sizeof *q * (size_t)(b->n * H * d));
     float *rope = malloc(sizeof *rope * (size_t)(b->n * pairs));
     int status = q && rope && !kv_reserve(&c->cache, b->n, err) ? evict_reserve(c->evict, b->n, err) : -1;

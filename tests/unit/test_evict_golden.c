@@ -21,11 +21,13 @@ static float *read_floats(FILE *f, int n) {
 }
 
 static void check_keys(FILE *f, const struct evict_case *c, int g, int count) {
-    int d = c->cache.head_dim;
-    float *keys = read_floats(f, count * d), key[KV_MAX_DIM];
+    int d = c->cache.head_dim, moved = c->evict->layers[c->layer].heads[g].moved;
+    float *keys = read_floats(f, count * d), key[KV_MAX_DIM], back[2 * ROPE_MAX_PAIRS];
+    rope_table(&c->rope, -moved, back); /* kvpress's begin at 0 */
     for (int i = 0; i < count && i < c->cache.heads[g].n; i++) {
         double worst = 0;
         kv_key(&c->cache, g, i, key);
+        rope_rotate(&c->rope, back, key);
         for (int x = 0; x < d; x++) worst = fmax(worst, fabs((double)key[x] - keys[i * d + x]));
         CHECK_NEAR(worst, 0, 2e-5);
     }
