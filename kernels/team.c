@@ -1,23 +1,24 @@
 #include "team.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
-#define SPINS 1000 /* some 50 microseconds (a pause takes 140 cycles), then let another thread have the core */
+#define SPINS 2000 /* some 100 microseconds: a pause takes 140 cycles */
 
 struct team {
     int n;
     pthread_t *threads;
     struct worker *workers;
 
-    /* Jobs: the generation is what sleeping workers wait for. */
+    /* Those that have waited for long sleep until the condition is signalled. */
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    atomic_uint generation;
-    atomic_int busy; /* workers other than 0 that still run the job */
+    atomic_int sleepers;
+
+    atomic_uint generation; /* counts jobs */
+    atomic_uint busy;       /* workers other than 0 that still run the job */
     bool quit;
     void (*fn)(struct worker *, void *);
     void *arg;
@@ -27,16 +28,35 @@ struct team {
     _Alignas(64) atomic_int next;
 };
 
-static inline void pause_or_yield(unsigned *spins) {
-    if (++*spins < SPINS) {
+static inline void pause_briefly(void) {
 #if defined(__x86_64__) || defined(__i386__)
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-        __asm__ volatile("yield");
+    __asm__ volatile("yield");
 #endif
-    } else {
-        sched_yield();
+}
+
+/* Returns once *word is `value`. Spins, which is the fastest where every worker has a core of its own; but when
+ * another program has a worker's core, those that wait for it must not take the time that it needs. */
+static void wait_for(struct team *t, atomic_uint *word, unsigned value) {
+    for (int i = 0; i < SPINS; i++) {
+        if (atomic_load_explicit(word, memory_order_acquire) == value) return;
+        pause_briefly();
     }
+    pthread_mutex_lock(&t->lock);
+    atomic_fetch_add(&t->sleepers, 1);
+    while (atomic_load(word) != value) pthread_cond_wait(&t->wake, &t->lock);
+    atomic_fetch_sub(&t->sleepers, 1);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* After a word has changed, with a sequentially consistent operation: a sleeper counts itself before it looks at
+ * the word for the last time, so one that missed the change is seen here. */
+static void wake_sleepers(struct team *t) {
+    if (atomic_load(&t->sleepers) == 0) return;
+    pthread_mutex_lock(&t->lock);
+    pthread_cond_broadcast(&t->wake);
+    pthread_mutex_unlock(&t->lock);
 }
 
 void team_barrier(struct worker *w) {
@@ -45,11 +65,11 @@ void team_barrier(struct worker *w) {
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) == t->n - 1) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&t->next, 0, memory_order_relaxed);
-        atomic_store_explicit(&t->sense, sense, memory_order_release);
+        atomic_store(&t->sense, sense);
+        wake_sleepers(t);
         return;
     }
-    unsigned spins = 0;
-    while (atomic_load_explicit(&t->sense, memory_order_acquire) != sense) pause_or_yield(&spins);
+    wait_for(t, &t->sense, sense);
 }
 
 int team_next(struct worker *w) {
@@ -66,39 +86,28 @@ void worker_range(const struct worker *w, int n, int align, int *begin, int *end
 static void *worker_main(void *arg) {
     struct worker *w = arg;
     struct team *t = w->team;
-    unsigned seen = 0;
-    for (;;) {
-        unsigned spins = 0;
-        while (atomic_load_explicit(&t->generation, memory_order_acquire) == seen && spins < SPINS)
-            pause_or_yield(&spins);
-        pthread_mutex_lock(&t->lock);
-        while (atomic_load_explicit(&t->generation, memory_order_acquire) == seen)
-            pthread_cond_wait(&t->wake, &t->lock);
-        seen = atomic_load_explicit(&t->generation, memory_order_acquire);
-        bool quit = t->quit;
-        pthread_mutex_unlock(&t->lock);
-        if (quit) return NULL;
+    for (unsigned job = 1;; job++) {
+        wait_for(t, &t->generation, job);
+        if (t->quit) return NULL;
         t->fn(w, t->arg);
-        atomic_fetch_sub_explicit(&t->busy, 1, memory_order_release);
+        atomic_fetch_sub(&t->busy, 1);
+        wake_sleepers(t);
     }
 }
 
 static void post(struct team *t) {
-    pthread_mutex_lock(&t->lock);
-    atomic_fetch_add_explicit(&t->generation, 1, memory_order_release);
-    pthread_cond_broadcast(&t->wake);
-    pthread_mutex_unlock(&t->lock);
+    atomic_fetch_add(&t->generation, 1);
+    wake_sleepers(t);
 }
 
 void team_run(struct team *t, void (*fn)(struct worker *, void *), void *arg) {
     t->fn = fn;
     t->arg = arg;
     atomic_store_explicit(&t->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&t->busy, t->n - 1, memory_order_relaxed);
+    atomic_store_explicit(&t->busy, (unsigned)t->n - 1, memory_order_relaxed);
     if (t->n > 1) post(t);
     fn(&t->workers[0], arg);
-    unsigned spins = 0;
-    while (atomic_load_explicit(&t->busy, memory_order_acquire) != 0) pause_or_yield(&spins);
+    wait_for(t, &t->busy, 0);
 }
 
 struct team *team_create(int n_threads, struct error *err) {

@@ -2,7 +2,7 @@
  *
  * One parallel region per forward pass: every worker runs the same function
  * from top to bottom and meets the others at barriers, which spin for a short
- * while before they yield. That costs about a microsecond where a fork and
+ * while before they sleep. That costs about a microsecond where a fork and
  * join per matrix product costs several. Plain pthreads, so gcc and clang need
  * no OpenMP runtime. */
 #pragma once
