@@ -61,7 +61,9 @@ class Model:
             for t in r.tensors:
                 data = gguf.quants.dequantize(t.data, t.tensor_type)
                 self.w[t.name] = torch.tensor(data, dtype=dtype).reshape(*reversed(t.shape.tolist()))
-            self.meta.update({n: f.contents() for n, f in r.fields.items() if n.startswith("attention.")})
+            added = {n: f.contents() for n, f in r.fields.items() if n.startswith(("attention.", "adapter."))}
+            self.meta.update(added)
+        self.add_low_rank_updates()
         self.arch = self.meta["general.architecture"]
         self.n_layer = self.key("block_count")
         self.n_embd = self.key("embedding_length")
@@ -74,6 +76,13 @@ class Model:
 
     def key(self, name, default=None):
         return self.meta.get(f"{self.arch}.{name}", default)
+
+    def add_low_rank_updates(self):
+        """W + alpha / rank * B A (LoRA, arXiv 2106.09685) for every pair of factors that an adapter has."""
+        for name in [n.removesuffix(".lora_a") for n in self.w if n.endswith(".lora_a")]:
+            a, b = self.w.pop(f"{name}.lora_a"), self.w.pop(f"{name}.lora_b")
+            scale = self.meta.get("adapter.lora.alpha", len(a)) / len(a)
+            self.w[name] = self.w[name] + scale * b @ a
 
     def make_rope(self, scaling, scale, base):
         """RoPE frequencies as the file says, or as the --rope-* options say instead.
