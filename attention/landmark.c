@@ -19,6 +19,7 @@
  * part, at the block's last place, in the scores as well as in the softmax; all tokens of a block are
  * ordinary. */
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,11 +155,15 @@ static struct kv_view marks_view(const struct attn_layer *layer, int g) {
     return view;
 }
 
+/* Whether a score is larger by more than rounding. In the first layer all landmarks have the same key, and so,
+ * far from the query, the same score; computed in a prompt and while generating it differs in the last bits. */
+static bool beats(float score, float other) { return score > other + 2e-6f * fabsf(other); }
+
 /* Puts a block into the n best, sorted by score; the earlier one stays ahead where scores are equal. */
 static void offer(struct choice *best, int *count, int n, float score, int block) {
-    if (*count == n && !(score > best[n - 1].score)) return;
+    if (*count == n && !beats(score, best[n - 1].score)) return;
     int i = *count < n ? (*count)++ : n - 1;
-    for (; i > 0 && score > best[i - 1].score; i--) best[i] = best[i - 1];
+    for (; i > 0 && beats(score, best[i - 1].score); i--) best[i] = best[i - 1];
     best[i] = (struct choice){.score = score, .block = block};
 }
 
