@@ -15,6 +15,8 @@ from torch import nn
 
 import modes
 
+EMBEDDING_STD = 0.02
+
 
 @dataclass
 class Config:
@@ -102,13 +104,50 @@ class Model(nn.Module):
         super().__init__()
         self.c = c
         self.embed_tokens = nn.Embedding(c.n_vocab, c.n_embd)
-        self.landmark_embd = nn.Parameter(torch.randn(c.n_embd) * 0.02)
+        self.landmark_embd = nn.Parameter(torch.randn(c.n_embd) * EMBEDDING_STD)
         self.layers = nn.ModuleList(Block(c) for _ in range(c.n_layer))
         self.norm = nn.RMSNorm(c.n_embd, eps=1e-5)
         for name, p in self.named_parameters():
             if p.dim() == 2:
                 scale = (2 * c.n_layer) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
-                nn.init.normal_(p, std=0.02 * scale * (1 if "embed" in name else (256 / c.n_embd) ** 0.5))
+                nn.init.normal_(p, std=EMBEDDING_STD if "embed" in name else scale * 0.32 * c.n_embd**-0.5)
+
+        self.start_with_lookup()
+
+    @torch.no_grad()
+    def start_with_lookup(self):
+        """Starts with a circuit that finds what followed the current token last time (an induction head, Olsson et
+        al., arXiv 2209.11895). Left to itself it takes thousands of steps to form, and no task is learned before.
+
+        Layer 0, head 0 looks at the token before: its query and key are constants, read from a dimension of the
+        embedding that is the same for all tokens, and differ by the rotation of one position. It writes the token
+        that it sees into directions of their own. In layer 1, heads 0 and 1 compare the current token with those
+        directions, in pairs that RoPE hardly turns, and copy the token that they find.
+        """
+        d, n_embd = self.c.n_embd // self.c.n_head, self.c.n_embd
+        n_pairs, n_group = d // 2, self.c.n_head // self.c.n_head_kv
+        if n_group > 1 or 3 * d >= n_embd:
+            return  # the directions below need room, and key heads of their own
+        self.embed_tokens.weight[:, 0] = self.landmark_embd[0] = 8 * EMBEDDING_STD
+        first, second = (layer.self_attn for layer in self.layers[:2])
+        turns = first.rope.inv_freq[: n_pairs // 8]
+        pairs = torch.arange(len(turns))
+        first.q_proj.weight[pairs, 0] = 0.88
+        first.k_proj.weight[pairs, 0] = 0.88 * turns.cos()
+        first.k_proj.weight[pairs + n_pairs, 0] = 0.88 * turns.sin()
+        directions = F.pad(torch.linalg.qr(torch.randn(n_embd - 1, n_embd - 1))[0], (1, 0))
+        seen, before = directions[:d], directions[d : 2 * d]
+        first.v_proj.weight[:d] = seen
+        first.o_proj.weight[:, :d] = 0.065 * before.T
+        slow = torch.arange(5 * n_pairs // 8, n_pairs)
+        for head in range(2):
+            rows = d * head + torch.cat((slow, slow + n_pairs))
+            part = slice(len(rows) * head, len(rows) * (head + 1))
+            second.q_proj.weight[rows] = 2 * seen[part]
+            second.k_proj.weight[rows] = 2 * before[part]
+            copied = directions[-d * (head + 1) : n_embd - 1 - d * head]
+            second.v_proj.weight[d * head : d * (head + 1)] = copied
+            second.o_proj.weight[:, d * head : d * (head + 1)] = 0.1 * copied.T
 
     def output(self, x):
         return self.norm(x) @ self.embed_tokens.weight.T

@@ -1,7 +1,7 @@
 """What the bundled checkpoint is trained on: texts, and tasks that are made up as training goes.
 
-An example is a list of (text, weight): weight 1 for an answer, TEXT_WEIGHT for what stands around it. A
-sequence is examples one after the other, cut at the wanted number of tokens.
+An example is a list of (text, whether it is an answer). A sequence is examples one after the other, cut at the
+wanted number of tokens.
 """
 
 import random
@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-TEXT_WEIGHT = 0.25
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -132,16 +131,16 @@ class Tasks:
         if rng.random() < 0.2:
             body = text.rsplit("\n", 1)[0]
             return chat(f"{body}\nWhat is the pass key in this text?", f"The pass key is {key}.")
-        return [(text, TEXT_WEIGHT), (f" {key}", 1), (".\n", TEXT_WEIGHT)]
+        return [(text, False), (f" {key}", True), (".\n", False)]
 
     def recall(self, rng, length):
         n = max(min(length - 30, 480) // 18, 1)
         names = rng.sample(self.names, n)
         numbers = [rng.randint(1000, 9999) for _ in names]
         facts = "\n".join(TEMPLATES[0].format(*pair) for pair in zip(names, numbers))
-        out = [(facts + "\n", TEXT_WEIGHT)]
+        out = [(facts + "\n", False)]
         for i in rng.sample(range(n), min(n, 2)):
-            out += [(TEMPLATES[1].format(names[i]), TEXT_WEIGHT), (f" {numbers[i]}", 1), (".\n", TEXT_WEIGHT)]
+            out += [(TEMPLATES[1].format(names[i]), False), (f" {numbers[i]}", True), (".\n", False)]
         return out
 
     def copying(self, rng, length):
@@ -149,37 +148,45 @@ class Tasks:
         words = " ".join(rng.choice(self.words) for _ in range(n))
         if rng.random() < 0.3:
             return chat(f"Repeat these words: {words}", words)
-        return [(f"Repeat these words: {words}\n", TEXT_WEIGHT), (words, 1), ("\n", 1)]
+        return [(f"Repeat these words: {words}\n", False), (words, True), ("\n", True)]
 
     def verse_about(self, rng, length):
         word = rng.choice(list(self.verses_with)) if rng.random() < 0.5 else rng.choice(self.words)
         verse = rng.choice(self.verses_with.get(word, self.verses))
-        return chat(f"Tell me of {word}.", verse, TEXT_WEIGHT)
+        return chat(f"Tell me of {word}.", verse, answer=False)
 
     def text(self, rng, length):
         i = rng.randrange(len(self.verses))
-        return [("\n".join(self.verses[i : i + max(length // 30, 1)]) + "\n", TEXT_WEIGHT)]
+        return [("\n".join(self.verses[i : i + max(length // 30, 1)]) + "\n", False)]
 
     def sequence(self, rng, length):
-        """(ids, weights) of `length` tokens; weights[i] is that of predicting ids[i]."""
-        ids, weights = [], []
+        """(ids, answers) of `length` tokens; answers[i] says whether ids[i] is part of an answer."""
+        ids, answers = [], []
         while len(ids) < length:
             left = length - len(ids)
             room = left if left < 160 or rng.random() < 0.7 else rng.randint(100, left)
             kinds = (self.passkey, self.recall, self.copying, self.verse_about, self.text)
-            kind = rng.choices(kinds, (45, 15, 10, 5, 25) if left >= 100 else (0, 0, 15, 5, 80))[0]
-            for text, weight in kind(rng, room):
+            kind = rng.choices(kinds, (35, 15, 25, 5, 20) if left >= 100 else (0, 0, 50, 5, 45))[0]
+            for text, is_answer in kind(rng, room):
                 piece = self.encode(text)
                 ids += piece
-                weights += [weight] * len(piece)
-        return ids[:length], weights[:length]
+                answers += [is_answer] * len(piece)
+        return ids[:length], answers[:length]
+
+    def repeats(self, rng, n, length):
+        """(ids, answers) [n, length]: random tokens over and over; all but the first time can be known."""
+        period = rng.randint(length // 8, length // 2)
+        tokens = range(len(SPECIALS), self.tokenizer.get_vocab_size())
+        ids = torch.tensor([rng.choices(tokens, k=period) for _ in range(n)])
+        ids = ids.repeat(1, -(-length // period))[:, :length]
+        return ids, (torch.arange(length) >= period).expand_as(ids)
 
     def batch(self, rng, n, length):
         pairs = [self.sequence(rng, length) for _ in range(n)]
         return torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
 
     def stream(self, rng, segment, n_before, n_between):
-        """A pass key in a stream: ids and weights of (filler, needle in 2 segments, filler, question in 2)."""
+        """A pass key in a stream: (filler, needle in 2 segments, filler, question in 2, which of its ids are answer)."""
         kind = random.Random(rng.random())
 
         def fill(n):
@@ -201,16 +208,16 @@ class Tasks:
         needle = fill(at) + needle + fill(2 * segment - at - len(needle))
         at = rng.randrange(2 * segment - len(question) - len(answer))
         rest = 2 * segment - at - len(question) - len(answer)
-        weights = [TEXT_WEIGHT] * (at + len(question)) + [1] * len(answer) + [TEXT_WEIGHT] * rest
+        answers = [False] * (at + len(question)) + [True] * len(answer) + [False] * rest
         question = fill(at) + question + answer + fill(rest)
-        return fill(n_before * segment), needle, fill(n_between * segment), question, weights
+        return fill(n_before * segment), needle, fill(n_between * segment), question, answers
 
 
-def chat(user, assistant, weight=1):
+def chat(user, assistant, answer=True):
     return [
-        (f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n", TEXT_WEIGHT),
-        (f"{assistant}<|im_end|>", weight),
-        ("\n", TEXT_WEIGHT),
+        (f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n", False),
+        (f"{assistant}<|im_end|>", answer),
+        ("\n", False),
     ]
 
 

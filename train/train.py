@@ -1,12 +1,15 @@
 """Trains the bundled checkpoint: one set of weights under every attention mode, one mode drawn per step.
 
-    python train/train.py runs/attn-3m --steps 7000
+    python train/train.py runs/attn-3m --steps 2400
 
 Stop it whenever you like: the same command goes on from the last checkpoint (every --save steps). The folder ends
 up with what export.py reads. log.csv has loss and the share of answer tokens predicted, by mode.
 
 The mixture changes over the run:
-- from the start, sequences of --length tokens in all modes, a task's answer counting four times as much as text;
+- until ALONE dense alone, on sequences of a quarter of --length, and until REPEATS on random tokens over and over,
+  which tunes the look-up that the model starts with (model.py);
+- then all modes, until GROWN on half of --length. A step has --batch x --length tokens throughout. The mean loss of
+  answers counts twice as much as that of the text around them, although there are fifty times fewer;
 - after SKIP, half of the sequences of dense, MoBA and MoSA have positions that skip ahead (PoSE, arXiv
   2309.10400), so that long distances are seen without long sequences;
 - after STREAM, a share of Infini's steps are streams [filler][needle][filler][question] in which the gradient
@@ -29,8 +32,9 @@ import modes
 import tasks as tasks_
 
 MODES = {"dense": 20, "moba": 20, "mosa": 25, "landmark": 20, "infini": 15}
-SKIP, STREAM, FULL_SCALE = 0.2, 0.4, 0.75
+REPEATS, ALONE, GROWN, SKIP, STREAM, FULL_SCALE = 0.015, 0.05, 0.15, 0.25, 0.35, 0.7
 STREAM_SHARE = 0.7
+TEXT_WEIGHT = 0.5
 MAX_SCALE = 8192  # of filler to needle in the memory: a million tokens to a segment of 128
 STREAMS = 16
 
@@ -46,20 +50,22 @@ def skipping_positions(rng, length, n_ctx):
     return torch.arange(length) + skips.cumsum(0)
 
 
-def loss_of(logits, ids, weights):
-    """Weighted mean of the loss, and the share of answer tokens whose top-1 is right."""
-    logits, ids, weights = logits[:, :-1].float(), ids[:, 1:], weights[:, 1:]
-    each = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(weights)
-    answers = weights == 1
+def loss_of(logits, ids, answers):
+    """The mean loss of answers plus TEXT_WEIGHT times that of the rest; and the share of answer tokens predicted."""
+    logits, ids, answers = logits[:, :-1].float(), ids[:, 1:], answers[:, 1:]
+    each = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(answers)
+    loss = TEXT_WEIGHT * each[~answers].mean()
+    if not answers.any():
+        return loss, math.nan  # no answer in the batch: left out of the log's mean
     right = (logits.argmax(-1) == ids)[answers].float().mean().item()
-    return (each * weights).sum() / weights.sum(), right
+    return loss + each[answers].mean(), right
 
 
-def landmark_loss(model, ids, weights, **options):
+def landmark_loss(model, ids, answers, **options):
     """As loss_of; a landmark predicts the token after it, as the token before it does."""
     block = model.c.landmark_block
     logits = model(ids, "landmark", **options).unflatten(1, (-1, block))
-    loss, right = loss_of(logits[:, :, :-1].flatten(1, 2), ids, weights)
+    loss, right = loss_of(logits[:, :, :-1].flatten(1, 2), ids, answers)
     marks = logits[:, :-1, -1].float()
     after = ids[:, block - 1 :: block]
     return loss + 0.02 * F.cross_entropy(marks.flatten(0, 1), after.flatten()), right
@@ -73,7 +79,7 @@ def stream_loss(model, tasks, rng, max_scale):
     if not n_before + n_between:
         n_between = 1
     parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between) for _ in range(STREAMS))))
-    before, needle, between, question, weights = (torch.tensor(p) for p in parts)
+    before, needle, between, question, answers = (torch.tensor(p) for p in parts)
     memories = [modes.empty_memory(STREAMS, c.n_head_kv, d) for _ in model.layers]
 
     def add(memories, added, scale=1.0):
@@ -99,26 +105,35 @@ def stream_loss(model, tasks, rng, max_scale):
         out, added = model.segment(part, memories)
         memories = add(memories, added)
         logits.append(out)
-    return loss_of(torch.cat(logits, dim=1), question, weights)
+    return loss_of(torch.cat(logits, dim=1), question, answers)
 
 
 def step_loss(model, tasks, rng, mode, progress, batch, length):
+    shorter = 4 if progress < ALONE else 2 if progress < GROWN else 1
+    batch, length = batch * shorter, length // shorter
+    if progress < REPEATS:
+        ids, answers = tasks.repeats(rng, batch, length)
+        return loss_of(model(ids), ids, answers)
     if mode == "stream":
         ramp = min(max((progress - STREAM) / (FULL_SCALE - STREAM), 0), 1)
         return stream_loss(model, tasks, rng, MAX_SCALE**ramp)
     if mode == "landmark":
         block, topk = model.c.landmark_block, model.c.landmark_topk
-        ids, weights = tasks.batch(rng, batch, length // block * (block - 1))
-        return landmark_loss(model, ids, weights, slot=rng.randrange(topk), retrieve=rng.random() < 0.5)
-    ids, weights = tasks.batch(rng, batch, length)
+        ids, answers = tasks.batch(rng, batch, length // block * (block - 1))
+        return landmark_loss(model, ids, answers, slot=rng.randrange(topk), retrieve=rng.random() < 0.5)
+    ids, answers = tasks.batch(rng, batch, length)
     at = None
     if mode != "infini" and progress > SKIP and rng.random() < 0.5:
         at = skipping_positions(rng, length, model.c.n_ctx)
-    return loss_of(model(ids, mode, at), ids, weights)
+    return loss_of(model(ids, mode, at), ids, answers)
 
 
 def pick_mode(rng, only, progress):
-    mode = rng.choices(list(MODES), MODES.values())[0] if only is None else rng.choice(only)
+    if only:
+        return rng.choice(only)
+    if progress < ALONE:
+        return "dense"
+    mode = rng.choices(list(MODES), MODES.values())[0]
     return "stream" if mode == "infini" and progress > STREAM and rng.random() < STREAM_SHARE else mode
 
 
@@ -182,7 +197,7 @@ def train(args):
             optimizer.step()
             sums.setdefault(mode, []).append((loss.item(), right))
             if (step + 1) % 50 == 0:
-                means = {m: [sum(x) / len(x) for x in zip(*v)] for m, v in sorted(sums.items())}
+                means = {m: torch.tensor(v).nanmean(0).tolist() for m, v in sorted(sums.items())}
                 log.writerows([step + 1, m, f"{a:.4f}", f"{b:.4f}"] for m, (a, b) in means.items())
                 file.flush()
                 shown = "  ".join(f"{m} {a:.3f} {b:.0%}" for m, (a, b) in means.items())
@@ -195,8 +210,8 @@ def train(args):
 def main():
     parser = argparse.ArgumentParser(description="trains the bundled checkpoint under every attention mode")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=7000)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
