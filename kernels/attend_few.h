@@ -102,6 +102,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     struct entries e;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+        if (end - begin < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */
         for (int r = 0; r < m; r += FEW) {
             int R = m - r < FEW ? m - r : FEW;
             const float *rows[FEW];

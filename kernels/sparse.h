@@ -4,7 +4,7 @@
  * smallest and the largest value in each channel are kept, from which follows
  * what a query's score against any of them can reach. They are stored in 2 bits
  * relative to the channel's range over a group of PAGE_GROUP pages, that is in
- * about 1/25 of the bytes of f16 keys and values.
+ * about 1/28 of the bytes of f16 keys and values.
  *
  * A true upper bound assumes that one key is extreme in every channel at once,
  * and ranks pages badly because of that. So the box is shrunk around its centre
@@ -16,7 +16,7 @@
 #include "attend.h"
 
 #define PAGE 4            /* keys */
-#define PAGE_GROUP 64     /* pages */
+#define PAGE_GROUP 128    /* pages */
 #define PAGE_REACH 0.4f
 
 struct sparse_kernels {
