@@ -501,7 +501,7 @@ static const struct param moba_params[] = {
      "blocks that a query attends to, its own included"},
     {"decode", PARAM_CHOICE, FIELD(decode), DECODE_SPARSE, 0, 0, "sparse|dense", NULL,
      "attention of generated tokens"},
-    {"mass", PARAM_BOOL, FIELD(mass), 0, 0, 1, NULL, NULL, "1: compare with dense attention"},
+    {"mass", PARAM_BOOL, FIELD(mass), 0, 0, 1, NULL, NULL, "1: report the attention mass kept"},
     {0},
 };
 

@@ -9,9 +9,13 @@
  *     sink                the k best of these             recent
  *
  * index=exact scores all candidates. index=page summarises the keys in pages
- * (kernels/sparse.h) and scores only those in the most promising pages, and the
- * newest, which have no page yet. Query heads that share a KV head also share
- * the pages that are read: any of them may ask for one.
+ * (kernels/sparse.h) and scores only those in the pages whose keys may score
+ * highest, and the newest, which have no page yet. How many pages are read is
+ * fixed by k (pages_to_read()), so that a key of another page that is one of the
+ * k best is missed: approximate, and exact up to twice as many keys, where all
+ * are scored. recall=1 reports the share of the exact choice that is found.
+ * Query heads that share a KV head also share the pages that are read: any of
+ * them may ask for one.
  *
  * A token while generating: what depends on memory (scoring keys and pages) is
  * dealt out to the workers in small pieces, what follows by KV head or query
@@ -522,9 +526,9 @@ static const struct param topk_params[] = {
     {"prefill", PARAM_CHOICE, FIELD(prefill), PREFILL_DENSE, 0, 0, "dense|sparse", NULL,
      "attention of prompt tokens"},
     {"index", PARAM_CHOICE, FIELD(index), INDEX_PAGE, 0, 0, "exact|page", NULL,
-     "score every key, or those in promising pages"},
+     "exact: score every key; page: those in the pages that may score highest (approximate, see recall)"},
     {"recall", PARAM_BOOL, FIELD(recall), 0, 0, 1, NULL, NULL,
-     "1: compare with the exact choice and with dense attention"},
+     "1: report the share of the exact choice found and of the attention mass kept"},
     {0},
 };
 
