@@ -3,13 +3,15 @@
 Writes results/NAME.md (a table with the machine's name) and results/NAME.png (speed against depth). Every
 figure is the best of --repeat runs, each in a process of its own, the engines taking turns, so that a busy
 moment of the machine hits all alike; the median is given where it differs by more than 5%. An engine that
-crashes gets the signal's name instead of a figure.
+crashes gets the signal's name instead of a figure. The last column is the share of what the machine can do at
+most, measured by limits.c: of its memory bandwidth while decoding, of its 8-bit arithmetic in prompts.
 """
 
 import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -22,10 +24,12 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from work import Work  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RUN = Path(os.environ.get("RUN", ROOT / "run"))
+LIMITS = Path(os.environ.get("BUILD", ROOT / "build")) / "bench-limits"
 PEERS = ROOT / ".venv-bench" / "bin" / "python"
 TEXT = ROOT / "tests" / "data" / "prose.txt"
 NAMES = {"ours": "attn.c", "ik": "ik_llama.cpp", "llama": "llama.cpp", "pytorch": "PyTorch, bfloat16"}
@@ -58,14 +62,21 @@ def call(command, **options):
     return result.stdout
 
 
+def measure_limits(threads, prefix):
+    """{"read_gbs": ..., "int8_gops": ...} of this machine."""
+    call(["make", "-s", f"BUILD={LIMITS.parent}", LIMITS], cwd=ROOT)
+    header, row = call([*prefix, LIMITS, "-t", threads]).splitlines()
+    return dict(zip(header.split(","), map(float, row.split(","))))
+
+
 def text_ids(model, n):
     """n token ids of our own text, over and over."""
     ids = call([RUN, model, "-f", TEXT, "--tokenize"]).split()
     return (ids * (n // len(ids) + 1))[:n]
 
 
-def measure_ours(job, depth, kv_type, model, threads, ids):
-    common = [RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64]
+def measure_ours(job, depth, kv_type, model, threads, ids, prefix):
+    common = [*prefix, RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64]
     with tempfile.TemporaryDirectory() as folder:
         file, stats = Path(folder) / "ids", Path(folder) / "stats.json"
         file.write_text(" ".join(ids[: depth + 32] if job == "depth" else ids[:depth]))
@@ -83,13 +94,13 @@ def measure_ours(job, depth, kv_type, model, threads, ids):
         return {"prompt_tps": json.loads(stats.read_text())["prompt_tps"]}
 
 
-def measure(engine, job, depth, kv_type, model, threads, ids):
+def measure(engine, job, depth, kv_type, model, threads, ids, prefix=()):
     if engine == "ours":
-        return measure_ours(job, depth, kv_type, model, threads, ids)
+        return measure_ours(job, depth, kv_type, model, threads, ids, prefix)
     if engine == "pytorch":
-        script = [sys.executable, HERE / "pytorch_prompt.py", model, depth, threads]
+        script = [*prefix, sys.executable, HERE / "pytorch_prompt.py", model, depth, threads]
         return json.loads(call(script, input=" ".join(ids)))
-    command = [PEERS, HERE / "peer.py", engine, job, depth, "--model", model, "--threads", threads]
+    command = [*prefix, PEERS, HERE / "peer.py", engine, job, depth, "--model", model, "--threads", threads]
     return json.loads(call([*command, "--kv-type", kv_type], input=" ".join(ids)).splitlines()[-1])
 
 
@@ -138,7 +149,7 @@ def run_all(rows, engines, model, args, ids):
                 if engine == "pytorch" and (job, depth) != ("prompt", 512):
                     continue
                 try:
-                    result = measure(engine, job, depth, kv_type, model, args.threads, ids)
+                    result = measure(engine, job, depth, kv_type, model, args.threads, ids, args.prefix)
                 except Failed as failure:
                     result = failure
                 print(f"{turn + 1}/{args.repeat} {job} {depth} {kv_type} {engine}: {result}", file=sys.stderr)
@@ -146,8 +157,19 @@ def run_all(rows, engines, model, args, ids):
     return results
 
 
-def table(results, rows, engines):
-    head = ["", *(NAMES[e] for e in engines), *(f"times {NAMES[e]}" for e in engines if e != "ours")]
+def share(results, job, depth, kv_type, work, limits):
+    """Our share of the machine's limits, as a cell."""
+    ours = results.best("ours", job, depth, kv_type)
+    if not ours or job == "first":
+        return ""
+    if job == "depth":
+        return f"{work.decode_share(ours, depth, kv_type, limits):.0%} of memory"
+    return f"{work.prompt_share(ours, depth, limits):.0%} of 8-bit"
+
+
+def table(results, rows, engines, work, limits):
+    ratios = [f"times {NAMES[e]}" for e in engines if e != "ours"]
+    head = ["", *(NAMES[e] for e in engines), *ratios, "share of the limit"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, (job, depth, kv_type) in rows.items():
         cells = [results.cell(e, job, depth, kv_type) for e in engines]
@@ -158,6 +180,7 @@ def table(results, rows, engines):
                 continue
             ratio = (theirs / ours if job == "first" else ours / theirs) if ours and theirs else None
             cells.append(f"{ratio:.2f}" if ratio else "")
+        cells.append(share(results, job, depth, kv_type, work, limits))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -199,6 +222,9 @@ def main():
     parser.add_argument("--long", action="store_true", help="also a prompt of 32768 tokens: many minutes")
     parser.add_argument("--once-from", type=int, default=8192, help="deeper runs are made once only")
     parser.add_argument("--curve", type=lambda s: [int(d) for d in s.split(",") if d], default=CURVE)
+    parser.add_argument(
+        "--prefix", type=shlex.split, default=[], help="command to measure under, such as 'chrt -f 10'"
+    )
     parser.add_argument("--name", help="of the output files; default: the model's")
     args = parser.parse_args()
     engines = args.engines.split(",")
@@ -208,13 +234,17 @@ def main():
         if not args.rows or args.rows in n
     }
     depth = max([r[1] for r in rows.values()] + args.curve)
+    limits = measure_limits(args.threads, args.prefix)
     results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem
     title = f"{args.model.name}, {args.threads} threads, {machine()}"
-    heading = f"{title}; tokens/s, best of {args.repeat} (median where it differs)"
-    text = f"{heading}\n\n{table(results, rows, engines)}\n"
+    heading = (
+        f"{title}; tokens/s, best of {args.repeat} (median where it differs). "
+        f"Limits: {limits['read_gbs']:.1f} GB/s from memory, {limits['int8_gops']:.0f} GOPS in 8 bits."
+    )
+    text = f"{heading}\n\n{table(results, rows, engines, Work.of(args.model), limits)}\n"
     (out / f"{name}.md").write_text(text)
     if args.curve:
         plot(results, engines, args.curve, out / f"{name}.png", title)

@@ -28,22 +28,14 @@ def build_llama(pip):
 
 def build_ik_llama(pip):
     """Its source package lacks a file that only the quantize tool's build needs, so the tool is left out."""
-    name = requirement("ik-llama")
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([*pip, "install", "--quiet", "scikit-build-core"], check=True)
-        fetch = [
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "--no-build-isolation",
-            "--dest",
-            folder,
-        ]
-        subprocess.run([*pip, *fetch, name], check=True)
+        # --no-binary is meant for this package only: with isolation, its build tools would come from source
+        source_only = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--dest", folder]
+        download = [*pip, "download", "--quiet", *source_only]
+        subprocess.run([*download, requirement("ik-llama")], check=True, env=ENV)
         archive = next(Path(folder).glob("*.tar.gz"))
-        tarfile.open(archive).extractall(folder, filter="data")
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
         source = archive.with_name(archive.name.removesuffix(".tar.gz"))
         cmake = source / "CMakeLists.txt"
         kept = [block for block in cmake.read_text().split("\n\n") if "quantize" not in block]
@@ -53,14 +45,17 @@ def build_ik_llama(pip):
         vendor.write_text(
             "\n".join(line for line in lines if line.strip() != "add_subdirectory(common)") + "\n"
         )
-        subprocess.run([*pip, "install", "--force-reinstall", "--no-deps", str(source)], check=True, env=ENV)
+        install = ["install", "--force-reinstall", "--no-deps", "--no-build-isolation"]
+        subprocess.run([*pip, *install, str(source)], check=True, env=ENV)
 
 
 def main():
-    venv = Path(sys.argv[1])
+    venv = Path(sys.argv[1]).resolve()
+    ENV["PATH"] = f"{venv / 'bin'}{os.pathsep}{ENV['PATH']}"  # for cmake and ninja
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     pip = [venv / "bin" / "python", "-m", "pip"]
-    subprocess.run([*pip, "install", "--quiet", requirement("numpy")], check=True)
+    tools = [requirement(name) for name in ("numpy", "scikit-build-core", "cmake", "ninja")]
+    subprocess.run([*pip, "install", "--quiet", *tools], check=True)
     build_llama(pip)
     build_ik_llama(pip)
 
