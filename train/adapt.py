@@ -138,7 +138,6 @@ class Run:
             self.log(kind, figures)
             if self.step % self.args.save_every == 0:
                 self.save()
-                self.report()
         self.save()
         self.report()
 
@@ -158,8 +157,8 @@ def arguments():
     p.add_argument("--gate-weight", type=float, default=0.2, help="of MoBA's gates in layer by layer steps")
     p.add_argument("--pool", type=int, default=24, help="samples kept, 35 KB a token; default 24")
     p.add_argument("--reuse", type=float, default=4, help="layer by layer steps with a sample, on average")
-    p.add_argument("--eval-length", type=int, default=2048)
-    p.add_argument("--save-every", type=int, default=50, metavar="STEPS", help="default 50")
+    p.add_argument("--eval-length", type=int, default=2048, help="of the held-out texts in the report at the end")
+    p.add_argument("--save-every", type=int, default=20, metavar="STEPS", help="default 20")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--folder", type=Path, help="checkpoints, log, texts; default /tmp/adapt-MODE")

@@ -26,13 +26,13 @@ PROJECTIONS = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output"}
 
 @dataclass
 class Settings:
-    """How the attention modes are set up in a sidecar, for texts of 2,048 tokens."""
+    """How the attention modes are set up in a sidecar: for 2,048 tokens, and moba_topk for 4,096."""
 
     mode: str
     rank: int = 16
     updates: str = "qkvo"  # projections with low-rank updates
     moba_block: int = 64
-    moba_topk: int = 7
+    moba_topk: int = 13
     mosa_k: int = 256
     mosa_dense_heads: int = 3
     landmark_block: int = 64
@@ -45,7 +45,7 @@ class Settings:
         n = length / full
         return replace(
             self,
-            moba_topk=max(2, round(self.moba_topk * n)),
+            moba_topk=max(2, round(self.moba_topk * n / 2)),
             landmark_topk=max(2, round(self.landmark_topk * n)),
             mosa_k=max(16, round(self.mosa_k * n)),
             infini_segment=max(32, round(self.infini_segment * min(n, 1))),
