@@ -136,6 +136,8 @@ def plot(answers, scores, specs, lengths, over, path):
             axes.set_title(f"{tokens} tokens")
             axes.set_xlabel(f"entries {over}, % of the context")
             axes.grid(alpha=0.3)
+        if not scores:
+            lost.remove()
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)
 
