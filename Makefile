@@ -1,6 +1,7 @@
 # make            builds ./run
 # make test       builds, then runs all tests that are quick (sets up .venv, brings the model)
 # make unit       the C tests alone: no Python
+# make unit-blas  those of matrix products with BLAS=1, where OpenBLAS is installed
 # make check-san  the C tests and the fuzzers under ASan and UBSan
 # make test-long  all of that, and the tests that take minutes
 # make model      brings SmolLM2-135M-Instruct into models/
@@ -18,6 +19,7 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow
 ALL_CFLAGS = -std=gnu11 -I. $(WARN) $(CFLAGS) -pthread -ffp-contract=off -fno-math-errno -MMD -MP
 LDLIBS  := -lm -pthread
 
+# OPENMP=0 is accepted and changes nothing: threads are POSIX threads, no OpenMP runtime is ever needed.
 # BLAS=1: prompts with F32, F16 and BF16 weights go through OpenBLAS.
 ifeq ($(BLAS),1)
 ALL_CFLAGS += -DATTN_BLAS
@@ -50,7 +52,7 @@ endif
 
 TESTS   := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 
-.PHONY: all test unit check-san test-long model venv peers bench clean help
+.PHONY: all test unit unit-blas check-san test-long model venv peers bench clean help
 all: $(RUN)
 
 $(RUN): $(BUILD)/run.o $(OBJ)
@@ -72,10 +74,17 @@ unit: $(TESTS:%=$(BUILD)/%)
 	    if $$t; then r=ok; else r=FAILED; fi; echo "$$r $$t" >> $(BUILD)/unit.txt; done; \
 	 ! grep FAILED $(BUILD)/unit.txt
 
+# A build of its own: objects with BLAS=1 differ.
+unit-blas:
+	@if echo 'int main(void) { return 0; }' | \
+	    $(CC) -x c -include cblas.h -o /dev/null - -lopenblas 2>/dev/null; then \
+	    $(MAKE) -s BLAS=1 BUILD=$(BUILD)/blas $(BUILD)/blas/test_matmul && $(BUILD)/blas/test_matmul; \
+	 else echo "unit-blas: skipped, there is no OpenBLAS"; fi
+
 # Without a network and without the model, its tests are skipped.
 test: all venv
 	-@$(MAKE) -s model
-	@$(MAKE) -s unit; unit=$$?; \
+	@$(MAKE) -s unit; unit=$$?; $(MAKE) -s unit-blas || unit=1; \
 	 RUN=$(RUN) .venv/bin/python -m pytest -q --junitxml=$(BUILD)/pytest.xml tests && exit $$unit
 
 SAN       := $(BUILD)/san

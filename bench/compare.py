@@ -148,6 +148,8 @@ def run_all(rows, engines, model, args, ids):
             for engine in engines:
                 if engine == "pytorch" and (job, depth) != ("prompt", 512):
                     continue
+                if engine == "llama" and depth > args.llama_to:
+                    continue
                 try:
                     result = measure(engine, job, depth, kv_type, model, args.threads, ids, args.prefix)
                 except Failed as failure:
@@ -221,6 +223,7 @@ def main():
     parser.add_argument("--rows", help="only rows whose names contain this")
     parser.add_argument("--long", action="store_true", help="also a prompt of 32768 tokens: many minutes")
     parser.add_argument("--once-from", type=int, default=8192, help="deeper runs are made once only")
+    parser.add_argument("--llama-to", type=int, default=4096, help="how deep llama.cpp, the slowest, goes")
     parser.add_argument("--curve", type=lambda s: [int(d) for d in s.split(",") if d], default=CURVE)
     parser.add_argument(
         "--prefix", type=shlex.split, default=[], help="command to measure under, such as 'chrt -f 10'"
