@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from conftest import ROOT, SMOLLM2, logits, random_ids, relative_error
+from conftest import ROOT, SMOLLM2, logits, mean_kl, random_ids, relative_error, run
 from reference import tiny
 from reference.model import Model
 
@@ -117,6 +117,9 @@ def test_adapters_of_smollm2_run_as_the_reference_says(mode):
     adapter = ROOT / "models" / f"smollm2-{mode}.gguf"
     if not SMOLLM2.exists() or not adapter.exists():
         pytest.skip("the checkpoint or its adapter is missing")
-    ids = random_ids(100)
+    text = (ROOT / "eval" / "haystack.txt").read_text()[:500]
+    ids = [int(i) for i in run(SMOLLM2, "-p", text, "--tokenize").stdout.split()]
     want = Model(SMOLLM2, torch.float32, adapter=adapter).logits(ids, attn=ADAPTERS[mode])
-    assert relative_error(logits(SMOLLM2, ids, "--attn", ADAPTERS[mode], "--adapter", adapter), want) < 2e-2
+    got = logits(SMOLLM2, ids, "--attn", ADAPTERS[mode], "--adapter", adapter, "--kv-type", "f32")
+    # the binary rounds activations, so that here and there another of two nearly equal blocks is chosen
+    assert mean_kl(want, got) < 0.05

@@ -33,8 +33,8 @@ class Settings:
     updates: str = "qkvo"  # projections with low-rank updates
     moba_block: int = 64
     moba_topk: int = 13
-    mosa_k: int = 256
-    mosa_dense_heads: int = 3
+    mosa_k: int = 512
+    mosa_dense_heads: int = 6
     landmark_block: int = 64
     landmark_topk: int = 16
     landmark_start: int = 198  # the token whose embedding it starts from: a line's end, in SmolLM2
