@@ -7,7 +7,7 @@
 
 #include "../error.h"
 
-#define DEFAULT_MODEL "models/smollm2.gguf"
+#define DEFAULT_MODEL "models/attn-3m.gguf"
 
 struct options {
     const char *model, *adapter;

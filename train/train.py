@@ -1,6 +1,6 @@
 """Trains the bundled checkpoint: one set of weights under every attention mode, one mode drawn per step.
 
-    python train/train.py runs/attn-3m --steps 2400
+    python train/train.py runs/attn-3m
 
 Stop it whenever you like: the same command goes on from the last checkpoint (every --save steps). The folder ends
 up with what export.py reads. log.csv has loss and the share of answer tokens predicted, by mode.
@@ -14,7 +14,7 @@ The mixture changes over the run:
   2309.10400), so that long distances are seen without long sequences;
 - after STREAM, a share of Infini's steps are streams [filler][needle][filler][question] in which the gradient
   flows through needle and question only. What filler adds to the memory is scaled by a random factor that grows
-  over the run, so that a needle is still read under a thousand times its own length of filler.
+  as long as answers are right, so that a needle is still read under thousands of times its own length of filler.
 """
 
 import argparse
@@ -31,12 +31,12 @@ import model as model_
 import modes
 import tasks as tasks_
 
-MODES = {"dense": 20, "moba": 20, "mosa": 25, "landmark": 20, "infini": 15}
-REPEATS, ALONE, GROWN, SKIP, STREAM, FULL_SCALE = 0.015, 0.05, 0.15, 0.25, 0.35, 0.7
-STREAM_SHARE = 0.7
+MODES = {"dense": 15, "moba": 16, "mosa": 20, "landmark": 34, "infini": 15}
+REPEATS, ALONE, GROWN, SKIP, STREAM = 0.015, 0.05, 0.15, 0.25, 0.35
+STREAM_SHARE = 0.5
 TEXT_WEIGHT = 0.5
 MAX_SCALE = 8192  # of filler to needle in the memory: a million tokens to a segment of 128
-STREAMS = 16
+STREAMS = 8
 
 
 def skipping_positions(rng, length, n_ctx):
@@ -75,9 +75,8 @@ def stream_loss(model, tasks, rng, max_scale):
     """The loss of the question's segments of STREAMS streams (see the head of this file)."""
     c = model.c
     segment, d = c.infini_segment, c.n_embd // c.n_head
-    n_before, n_between = rng.randint(0, 3), rng.randint(0, 3)
-    if not n_before + n_between:
-        n_between = 1
+    most = 1 if max_scale == 1 else 3
+    n_before, n_between = rng.randint(0, most), rng.randint(1, most)
     parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between) for _ in range(STREAMS))))
     before, needle, between, question, answers = (torch.tensor(p) for p in parts)
     memories = [modes.empty_memory(STREAMS, c.n_head_kv, d) for _ in model.layers]
@@ -108,15 +107,19 @@ def stream_loss(model, tasks, rng, max_scale):
     return loss_of(torch.cat(logits, dim=1), question, answers)
 
 
-def step_loss(model, tasks, rng, mode, progress, batch, length):
+def next_scale(scale, right):
+    """How much filler the streams of later steps get, after a step with this share of right answers."""
+    return min(scale * 1.1, MAX_SCALE) if right > 0.9 else max(scale / 1.05, 1)
+
+
+def step_loss(model, tasks, rng, mode, progress, batch, length, max_scale=1):
     shorter = 4 if progress < ALONE else 2 if progress < GROWN else 1
     batch, length = batch * shorter, length // shorter
     if progress < REPEATS:
         ids, answers = tasks.repeats(rng, batch, length)
         return loss_of(model(ids), ids, answers)
     if mode == "stream":
-        ramp = min(max((progress - STREAM) / (FULL_SCALE - STREAM), 0), 1)
-        return stream_loss(model, tasks, rng, MAX_SCALE**ramp)
+        return stream_loss(model, tasks, rng, max_scale)
     if mode == "landmark":
         block, topk = model.c.landmark_block, model.c.landmark_topk
         ids, answers = tasks.batch(rng, batch, length // block * (block - 1))
@@ -151,12 +154,13 @@ def optimizer_for(model):
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
-def save(folder, model, optimizer, step):
+def save(folder, model, optimizer, step, max_scale):
     state = {
         "config": model_.config_dict(model),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
+        "max_scale": max_scale,
     }
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
@@ -166,11 +170,11 @@ def save(folder, model, optimizer, step):
 def resume(folder, model, optimizer):
     path = folder / "state.pt"
     if not path.exists():
-        return 0
+        return 0, 1
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"]
+    return state["step"], state["max_scale"]
 
 
 def train(args):
@@ -178,7 +182,7 @@ def train(args):
     tasks = tasks_.load(args.folder)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
     optimizer = optimizer_for(model)
-    first = resume(args.folder, model, optimizer)
+    first, max_scale = resume(args.folder, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
     with open(args.folder / "log.csv", "a", newline="") as file:
         log = csv.writer(file)
@@ -190,27 +194,31 @@ def train(args):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.lr)
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                loss, right = step_loss(model, tasks, rng, mode, progress, args.batch, args.length)
+                loss, right = step_loss(
+                    model, tasks, rng, mode, progress, args.batch, args.length, max_scale
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            if mode == "stream":
+                max_scale = next_scale(max_scale, right)
             sums.setdefault(mode, []).append((loss.item(), right))
             if (step + 1) % 50 == 0:
                 means = {m: torch.tensor(v).nanmean(0).tolist() for m, v in sorted(sums.items())}
                 log.writerows([step + 1, m, f"{a:.4f}", f"{b:.4f}"] for m, (a, b) in means.items())
                 file.flush()
                 shown = "  ".join(f"{m} {a:.3f} {b:.0%}" for m, (a, b) in means.items())
-                print(f"{step + 1:6d} {time.time() - start:6.0f}s  {shown}", flush=True)
+                print(f"{step + 1:6d} {time.time() - start:6.0f}s  {shown}  scale {max_scale:.0f}", flush=True)
                 sums = {}
             if (step + 1) % args.save == 0 or step + 1 == args.steps:
-                save(args.folder, model, optimizer, step + 1)
+                save(args.folder, model, optimizer, step + 1, max_scale)
 
 
 def main():
     parser = argparse.ArgumentParser(description="trains the bundled checkpoint under every attention mode")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)

@@ -1,0 +1,67 @@
+"""The checkpoint in models/: every mode on it computes the definition, finds pass keys, and costs what it should."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from conftest import DATA, ROOT, logits, mean_kl, run, stats
+from reference.model import Model
+
+sys.path.append(str(ROOT / "eval"))
+import harness
+import passkey
+
+MODEL = ROOT / "models" / "attn-3m.gguf"
+MODES = ["dense", "moba", "topk:prefill=sparse", "mosa", "landmark", "infini"]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Model(MODEL)
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    engine = harness.Engine(model=MODEL)
+    return list(passkey.prompts(engine, [500], 6, None, 7))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_computes_its_definition(mode, reference, prompts):
+    ids = [int(i) for i in run(MODEL, "-p", prompts[0].text, "--tokenize").stdout.split()][:330]
+    want = reference.logits(ids, attn=mode)
+    got = logits(MODEL, ids, "--attn", mode, "-b", 100)
+    assert mean_kl(want, got) < 1e-3
+    assert (np.asarray(want).argmax(-1) == got.argmax(-1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("mode", [m for m in MODES if m != "infini"])  # see models/README.md
+def test_every_mode_finds_pass_keys_at_the_training_length(mode, prompts):
+    answers = [run(MODEL, "-p", p.text, "-n", 8, "--temp", 0, "--attn", mode).stdout.decode() for p in prompts]
+    assert sum(passkey.found(a, p.expected) for a, p in zip(answers, prompts)) >= len(prompts) - 1
+
+
+def test_run_alone_takes_this_model(tmp_path):
+    result = run("-n", 5, "--temp", 0, "-q", "--stats", tmp_path / "s", input=b"In the beginning", cwd=ROOT)
+    assert result.stdout == run(MODEL, "-p", "In the beginning", "-n", 5, "--temp", 0, "-q").stdout
+
+
+def test_infini_memory_does_not_grow(tmp_path):
+    def cache_bytes(repeats):
+        file = tmp_path / "text"
+        file.write_text((DATA / "prose.txt").read_text() * repeats)
+        return stats(MODEL, tmp_path, "-f", file, "-n", 1, "-c", 200000, "--attn", "infini", "-q")[0]
+
+    short, long = cache_bytes(1), cache_bytes(20)
+    assert long["prompt_tokens"] > 15 * short["prompt_tokens"] > 15000
+    assert long["cache_bytes"] == short["cache_bytes"]
+
+
+def test_mosa_keeps_k_entries_a_head(tmp_path):
+    file = tmp_path / "text"
+    file.write_text((DATA / "prose.txt").read_text())
+    figures = stats(MODEL, tmp_path, "-f", file, "-n", 1, "--attn", "mosa", "-q")[0]
+    dense_heads, k = 1, 96
+    n = figures["prompt_tokens"]
+    assert figures["entries_cached"] == pytest.approx((dense_heads * n + 3 * k) / 4, abs=2)
