@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from conftest import DATA, ROOT, logits, mean_kl, run, stats
+from conftest import DATA, ROOT, RUN, logits, mean_kl, run, stats
 from reference.model import Model
 
 sys.path.append(str(ROOT / "eval"))
@@ -23,7 +23,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def prompts():
-    engine = harness.Engine(model=MODEL)
+    engine = harness.Engine(RUN, MODEL)
     return list(passkey.prompts(engine, [500], 6, None, 7))
 
 
