@@ -121,7 +121,7 @@ def test_streams_add_up_to_a_whole_sequence(tasks):
 
 def arguments(folder, steps):
     return Namespace(
-        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, bf16=False, modes=None
+        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None
     )
 
 

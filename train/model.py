@@ -5,7 +5,7 @@ those of transformers' Llama, so that the state dict is a checkpoint that export
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -228,14 +228,3 @@ def save_checkpoint(model, folder: Path, tokenizer_config):
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file(params, folder / "attn_params.safetensors", metadata={k: str(v) for k, v in keys.items()})
-
-
-def load(folder: Path):
-    state = torch.load(folder / "state.pt", weights_only=True)
-    model = Model(Config(**state["config"]))
-    model.load_state_dict(state["model"])
-    return model
-
-
-def config_dict(model):
-    return asdict(model.c)

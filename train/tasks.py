@@ -187,13 +187,10 @@ class Tasks:
 
     def stream(self, rng, segment, n_before, n_between):
         """A pass key in a stream: (filler, needle in 2 segments, filler, question in 2, which of its ids are answer)."""
-        kind = random.Random(rng.random())
+        seed = rng.random()  # one kind of filler throughout
 
         def fill(n):
-            state = kind.getstate()
-            text = self.filler(random.Random(kind.random()), n + 24)
-            kind.setstate(state)
-            ids = self.encode(" " + text)
+            ids = self.encode(" " + self.filler(random.Random(seed), n + 24))
             shift = rng.randrange(24)
             ids = ids[shift : shift + n]
             while len(ids) < n:

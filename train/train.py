@@ -22,6 +22,7 @@ import csv
 import math
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -156,7 +157,7 @@ def optimizer_for(model):
 
 def save(folder, model, optimizer, step, max_scale):
     state = {
-        "config": model_.config_dict(model),
+        "config": asdict(model.c),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
@@ -193,10 +194,9 @@ def train(args):
             mode = pick_mode(rng, args.modes, progress)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args.steps, args.lr)
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                loss, right = step_loss(
-                    model, tasks, rng, mode, progress, args.batch, args.length, max_scale
-                )
+            loss, right = step_loss(
+                model, tasks, rng, mode, progress, args.batch, args.length, max_scale
+            )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,7 +224,6 @@ def main():
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", type=int, default=200)
-    parser.add_argument("--bf16", action="store_true", help="autocast: faster where the CPU has bfloat16")
     parser.add_argument("--modes", nargs="+", choices=[*MODES, "stream"], help="train these alone")
     train(parser.parse_args())
 
