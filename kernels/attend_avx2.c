@@ -1,7 +1,7 @@
 /* attend_avx2.c - attention in float32 with vectors of 8. */
-#include <immintrin.h>
-#include <stdint.h>
 #include <string.h>
+
+#include "simd_avx2.h"
 
 #define LANES 8
 #define KEYS 4     /* 4 x 3 sums, 3 rows and a broadcast in 16 registers */
@@ -18,6 +18,8 @@ typedef __m256 vec;
 #define v_mul _mm256_mul_ps
 #define v_max _mm256_max_ps
 #define v_fma _mm256_fmadd_ps
+#define v_sum sum_floats
+#define v_max_lane largest_float
 
 /* As v_exp2() in attend_avx512.h; below -87 the result would leave the normal range. */
 static inline vec v_exp(vec x) {
@@ -36,18 +38,6 @@ static inline vec v_exp(vec x) {
 
 static inline vec v_below(vec x, vec index, vec limit) {
     return _mm256_blendv_ps(v_set(-1e30f), x, _mm256_cmp_ps(index, limit, _CMP_LT_OQ));
-}
-
-static inline float v_sum(vec x) {
-    __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
-}
-
-static inline float v_max_lane(vec x) {
-    __m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
 }
 
 static inline void v_sum4(vec a, vec b, vec c, vec d, float *out) {

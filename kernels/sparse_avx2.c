@@ -1,6 +1,5 @@
 /* sparse_avx2.c - sparse.h with vectors of 8. */
-#include <immintrin.h>
-#include <stdint.h>
+#include "simd_avx2.h"
 
 #define LANES 8
 
@@ -16,6 +15,8 @@ typedef __m256i ivec;
 #define v_mul _mm256_mul_ps
 #define v_max _mm256_max_ps
 #define v_fma _mm256_fmadd_ps
+#define v_sum sum_floats
+#define v_max_lane largest_float
 #define v_abs(x) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x)
 #define v_reached(x, least) ((unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, least, _CMP_GE_OQ)))
 
@@ -27,18 +28,6 @@ typedef __m256i ivec;
 #define i_four _mm256_set1_epi32
 #define i_shift _mm256_srli_epi16
 #define i_float _mm256_cvtepi32_ps
-
-static inline float v_sum(vec x) {
-    __m128 h = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_add_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)));
-}
-
-static inline float v_max_lane(vec x) {
-    __m128 h = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
-    return _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
-}
 
 static inline void v_store_i8(int32_t *to, vec x) {
     __m256i i = _mm256_cvtps_epi32(x);
