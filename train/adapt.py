@@ -46,7 +46,7 @@ class Run:
 
     def __init__(self, args):
         self.args = args
-        self.folder = args.folder or Path(f"/tmp/adapt-{args.mode}")
+        self.folder = args.folder or Path("runs") / f"adapt-{args.mode}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.frozen = Frozen(args.model)
         settings = {name: getattr(args, name) for name in Settings.__dataclass_fields__}
@@ -161,7 +161,7 @@ def arguments():
     p.add_argument("--save-every", type=int, default=20, metavar="STEPS", help="default 20")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--folder", type=Path, help="checkpoints, log, texts; default /tmp/adapt-MODE")
+    p.add_argument("--folder", type=Path, help="checkpoints, log, texts; default runs/adapt-MODE")
     p.add_argument("--own-text", help="text that the model has written")
     p.add_argument("--run", default=ROOT / "run", help="the binary, which makes tokens of texts")
     p.add_argument("--updates", default="qkvo", help="projections with low-rank updates; default qkvo")
@@ -169,7 +169,10 @@ def arguments():
     for name in Settings.__dataclass_fields__:
         if isinstance(getattr(defaults, name), int):
             p.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    return p.parse_args()
+    args = p.parse_args()
+    if not Path(args.model).is_file():
+        p.error(f"{args.model}: no such file: make model brings models/smollm2.gguf")
+    return args
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ static struct problem make_problem(enum kv_type type_k, enum kv_type type_v, int
     p.rows = malloc(sizeof *p.rows * (size_t)m);
     if (!p.k || !p.v || !p.rows) abort();
     for (int i = 0; i < n; i++) {
-        float x[KV_MAX_DIM];
+        float x[KV_MAX_DIM] = {0};
         for (int c = 0; c < d; c++) x[c] = normal();
         x[0] += 8; /* real keys have channels that stand out */
         kv_row_store(type_k, d, x, p.k + k_row * (size_t)i);
