@@ -244,7 +244,7 @@ def parser(description, lengths, out):
         epilog="Everything after -- goes to ./run as it is "
         "and is part of what is measured: -- -b 128 --kv-type q8_0",
     )
-    p.add_argument("model", nargs="?", default=str(MODEL), help="GGUF file; default: the bundled checkpoint")
+    p.add_argument("model", nargs="?", default=str(MODEL), help="GGUF file; default: models/smollm2.gguf")
     p.add_argument(
         "--attn", nargs="+", default=["dense"], metavar="SPEC", help="attention, as ./run takes it"
     )
