@@ -16,6 +16,7 @@ from torch import nn
 import modes
 
 EMBEDDING_STD = 0.02
+LOGIT = 4  # what start_memory() makes the memory's answer worth: less is found slowly, more is unlearned first
 
 
 @dataclass
@@ -64,9 +65,10 @@ class Attention(nn.Module):
         if mode == "dense":
             out = modes.dense(q, k, v, self.rope, at)
         elif mode == "moba":
-            out = modes.moba(q, k, v, self.rope, at, c.moba_block, c.moba_topk)
+            out = modes.moba(q, k, v, self.rope, at, c.moba_block, **{"topk": c.moba_topk, **options})
         elif mode == "mosa":
-            out = modes.mosa(q, k, v, self.rope, at, self.mosa_router(x), c.mosa_k, c.mosa_dense_heads)
+            settings = {"n_kept": c.mosa_k, "dense_heads": c.mosa_dense_heads, **options}
+            out = modes.mosa(q, k, v, self.rope, at, self.mosa_router(x), **settings)
         elif mode == "landmark":
             out = modes.landmark(q, k, v, self.rope, c.landmark_block, c.landmark_topk, **options)
         else:
@@ -119,10 +121,9 @@ class Model(nn.Module):
         """Starts with a circuit that finds what followed the current token last time (an induction head, Olsson et
         al., arXiv 2209.11895). Left to itself it takes thousands of steps to form, and no task is learned before.
 
-        Layer 0, head 0 looks at the token before: its query and key are constants, read from a dimension of the
-        embedding that is the same for all tokens, and differ by the rotation of one position. It writes the token
-        that it sees into directions of their own. In layer 1, heads 0 and 1 compare the current token with those
-        directions, in pairs that RoPE hardly turns, and copy the token that they find.
+        Layer 0, head 0 looks at the token before and writes the token that it sees into directions of their own. In
+        layer 1, heads 0 and 1 compare the current token with those directions, in pairs that RoPE hardly turns, and
+        copy the token that they find.
         """
         d, n_embd = self.c.n_embd // self.c.n_head, self.c.n_embd
         n_pairs, n_group = d // 2, self.c.n_head // self.c.n_head_kv
@@ -130,15 +131,9 @@ class Model(nn.Module):
             return  # the directions below need room, and key heads of their own
         self.embed_tokens.weight[:, 0] = self.landmark_embd[0] = 8 * EMBEDDING_STD
         first, second = (layer.self_attn for layer in self.layers[:2])
-        turns = first.rope.inv_freq[: n_pairs // 8]
-        pairs = torch.arange(len(turns))
-        first.q_proj.weight[pairs, 0] = 0.88
-        first.k_proj.weight[pairs, 0] = 0.88 * turns.cos()
-        first.k_proj.weight[pairs + n_pairs, 0] = 0.88 * turns.sin()
-        directions = F.pad(torch.linalg.qr(torch.randn(n_embd - 1, n_embd - 1))[0], (1, 0))
+        directions = random_directions(n_embd)
         seen, before = directions[:d], directions[d : 2 * d]
-        first.v_proj.weight[:d] = seen
-        first.o_proj.weight[:, :d] = 0.065 * before.T
+        look_back(first, 0, 1, 0.88, seen, 0.065 * before)
         slow = torch.arange(5 * n_pairs // 8, n_pairs)
         for head in range(2):
             rows = d * head + torch.cat((slow, slow + n_pairs))
@@ -148,6 +143,60 @@ class Model(nn.Module):
             copied = directions[-d * (head + 1) : n_embd - 1 - d * head]
             second.v_proj.weight[d * head : d * (head + 1)] = copied
             second.o_proj.weight[:, d * head : d * (head + 1)] = 0.1 * copied.T
+
+    @torch.no_grad()
+    def start_memory(self, ids, mark, layer=2, head=1):
+        """Starts a head that reads Infini's memory as a table: the token that came j after a `mark`, up to 5, is
+        stored in place j and asked for j - 1 after a mark. (In these texts a space of its own stands before numbers
+        and nowhere else.) Memory weighs with positive features, elu(x) + 1, which are far below 1 for places that
+        don't match, so that a number outweighs thousands of other tokens.
+
+        How far back a mark is, and what a token is, is fitted by least squares to ids [B, T], for which the heads that
+        look back (see start_with_lookup) are put in again first. The output is worth LOGIT to the token's logit.
+        """
+        n_places, d = 5, self.c.n_embd // self.c.n_head
+        if self.c.n_head != self.c.n_head_kv or layer >= self.c.n_layer:
+            return  # as start_with_lookup()
+        x = self.embed_tokens(ids)
+        h = self.layers[0].input_layernorm(x)
+        directions, others = (random_directions(self.c.n_embd) for _ in range(2))
+        first, second = (layer.self_attn for layer in self.layers[:2])
+        sharpness = 12  # queries and keys of constants, before RoPE
+        look_back(first, 2, 2, sharpness / h[..., 0].mean(), directions[:d], 8 * rms(x) * directions[d : 2 * d])
+        h, x = self.input_of(1, ids, "infini")
+        before = F.normalize(first.o_proj.weight[:, : d // 3].T)
+        third = torch.cat((directions[: d // 3], before, directions[d : 2 * d - d // 3 * 2]))
+        look_back(second, 2, 3, sharpness / h[..., 0].mean(), third, 8 * rms(x) * others[d : 2 * d])
+
+        h = self.input_of(layer, ids, "infini")[0].flatten(0, 1)
+        constant, tells = h[:, 0].mean(), teller(h)
+        attention, rows = self.layers[layer].self_attn, slice(d * head, d * (head + 1))
+        for weight in (attention.q_proj.weight, attention.k_proj.weight):
+            weight[rows] = 0
+            weight[rows, 0] = -6 / constant
+        after_mark = [F.pad(ids == mark, (j, 0))[:, : ids.shape[1]] for j in range(n_places + 1)]
+        for place in range(n_places):
+            row = d * head + d // 2 - 1 - place  # RoPE hardly turns these, for the modes that have it
+            attention.q_proj.weight[row] = 16 * tells(after_mark[place])
+            attention.k_proj.weight[row] = 16 * tells(after_mark[place + 1])
+            attention.q_proj.weight[row, 0] -= 8 / constant
+            attention.k_proj.weight[row, 0] -= 8 / constant
+        kept = ids[torch.stack(after_mark[1:]).any(0)].unique()[:d]
+        last = self.input_of(len(self.layers), ids, "infini")[1]
+        attention.v_proj.weight[rows] = attention.o_proj.weight[:, rows] = 0
+        for i, token in enumerate(kept):
+            out = self.embed_tokens.weight[token] - self.embed_tokens.weight[kept].mean(0)
+            attention.v_proj.weight[d * head + i] = tells(ids == token)
+            attention.o_proj.weight[:, d * head + i] = LOGIT * rms(last) * out / (self.norm.weight * out**2).sum()
+
+    def input_of(self, layer, ids, mode):
+        """What a layer's attention gets, and the residual stream there [B, T, n_embd]; of the layer after the last,
+        the stream alone."""
+        x, at = self.embed_tokens(ids), torch.arange(ids.shape[1])
+        for before in self.layers[:layer]:
+            x = x + before.self_attn(before.input_layernorm(x), mode, at)
+            x = before.feed_forward(x)
+        return self.layers[layer].input_layernorm(x) if layer < len(self.layers) else None, x
 
     def output(self, x):
         return self.norm(x) @ self.embed_tokens.weight.T
@@ -178,6 +227,47 @@ class Model(nn.Module):
             x = layer.feed_forward(x + out)
             added.append(more)
         return self.output(x), added
+
+
+def rms(x):
+    return x.pow(2).mean().sqrt()
+
+
+def random_directions(n_embd):
+    """Orthogonal directions [n_embd - 1, n_embd], all without the first dimension."""
+    return F.pad(torch.linalg.qr(torch.randn(n_embd - 1, n_embd - 1))[0], (1, 0))
+
+
+def teller(h):
+    """A function of `there` [B, T]: the direction in which h [B * T, n_embd] is 1 on average where `there` holds, and
+    0 elsewhere, by least squares."""
+    factor = torch.linalg.cholesky(h.T @ h + 1e-3 * len(h) * torch.eye(h.shape[1]))
+
+    def tells(there):
+        there = there.flatten()
+        direction = torch.cholesky_solve((h.T @ there.float())[:, None], factor)[:, 0]
+        low, high = (h @ direction)[~there].mean(), (h @ direction)[there].mean()
+        direction /= high - low
+        direction[0] -= low / (high - low) / h[:, 0].mean()
+        return direction
+
+    return tells
+
+
+def look_back(attention, head, distance, sharpness, seen, written):
+    """Lets a head attend to the token `distance` before: its query and key are constants, read from a dimension of
+    the embedding that is the same for all tokens, and differ by a rotation of that many positions. Writes what it
+    sees in the directions `seen` [d, n_embd] into the directions `written`."""
+    d, first = attention.d, attention.d * head
+    turns = distance * attention.rope.inv_freq[: d // 16]
+    pairs = first + torch.arange(len(turns))
+    for projection in (attention.q_proj, attention.k_proj):
+        projection.weight[first : first + d] = 0
+    attention.q_proj.weight[pairs, 0] = sharpness
+    attention.k_proj.weight[pairs, 0] = sharpness * turns.cos()
+    attention.k_proj.weight[pairs + d // 2, 0] = sharpness * turns.sin()
+    attention.v_proj.weight[first : first + d] = seen
+    attention.o_proj.weight[:, first : first + d] = written.T
 
 
 def save_checkpoint(model, folder: Path, tokenizer_config):

@@ -181,6 +181,16 @@ class Tasks:
         ids = ids.repeat(1, -(-length // period))[:, :length]
         return ids, (torch.arange(length) >= period).expand_as(ids)
 
+    def verses_batch(self, rng, n, length):
+        """(ids, answers) [n, length] of verses that follow one another; none of it is an answer."""
+        ids = []
+        while len(ids) < n:
+            i = rng.randrange(len(self.verses))
+            piece = self.encode("\n".join(self.verses[i : i + length // 8]))
+            if len(piece) >= length:
+                ids.append(piece[:length])
+        return torch.tensor(ids), torch.zeros(n, length, dtype=torch.bool)
+
     def batch(self, rng, n, length):
         pairs = [self.sequence(rng, length) for _ in range(n)]
         return torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])

@@ -11,10 +11,13 @@ The mixture changes over the run:
 - then all modes, until GROWN on half of --length. A step has --batch x --length tokens throughout. The mean loss of
   answers counts twice as much as that of the text around them, although there are fifty times fewer;
 - after SKIP, half of the sequences of dense, MoBA and MoSA have positions that skip ahead (PoSE, arXiv
-  2309.10400), so that long distances are seen without long sequences;
-- after STREAM, a share of Infini's steps are streams [filler][needle][filler][question] in which the gradient
-  flows through needle and question only. What filler adds to the memory is scaled by a random factor that grows
-  as long as answers are right, so that a needle is still read under thousands of times its own length of filler.
+  2309.10400), so that long distances are seen without long sequences, and MoBA and MoSA attend to fewer blocks or
+  entries in those than the model is made for, as they will to fewer of more. Half of dense attention's steps are
+  verses alone;
+- at MEMORY, late, for a high learning rate would undo it, Infini's memory gets its start (model.py). From then on
+  STREAM_SHARE of all steps are streams [filler][needle][filler][question] in which the gradient flows through needle
+  and question only. How much filler there may be grows as long as answers are right, from a segment to
+  a million tokens; beyond three segments, what they add to the memory is multiplied instead.
 """
 
 import argparse
@@ -32,11 +35,12 @@ import model as model_
 import modes
 import tasks as tasks_
 
-MODES = {"dense": 15, "moba": 16, "mosa": 20, "landmark": 34, "infini": 15}
-REPEATS, ALONE, GROWN, SKIP, STREAM = 0.015, 0.05, 0.15, 0.25, 0.35
+MODES = {"dense": 17, "moba": 23, "mosa": 23, "landmark": 30, "infini": 7}
 STREAM_SHARE = 0.5
+REPEATS, ALONE, GROWN, SKIP, MEMORY = 0.008, 0.027, 0.08, 0.133, 0.53
+LEAST_KEPT, LEAST_BLOCKS = 24, 2
 TEXT_WEIGHT = 0.5
-MAX_SCALE = 8192  # of filler to needle in the memory: a million tokens to a segment of 128
+MIN_FILLER, MAX_FILLER = 128, 1 << 20  # tokens of filler in a stream
 STREAMS = 8
 
 
@@ -72,12 +76,27 @@ def landmark_loss(model, ids, answers, **options):
     return loss + 0.02 * F.cross_entropy(marks.flatten(0, 1), after.flatten()), right
 
 
-def stream_loss(model, tasks, rng, max_scale):
-    """The loss of the question's segments of STREAMS streams (see the head of this file)."""
+def start_memory(model, tasks, rng):
+    """Gives Infini's memory a start (model.py), fitted to streams without filler."""
+    streams = [tasks.stream(rng, model.c.infini_segment // 2, 0, 0) for _ in range(100)]
+    ids = torch.tensor([needle + question for _, needle, _, question, _ in streams])
+    torch.manual_seed(rng.randrange(1 << 31))
+    model.start_memory(ids, tasks.tokenizer.token_to_id("Ġ"))
+
+
+def filler_of(rng, most, segment):
+    """Filler for a stream, up to `most` tokens: (segments of it to read, how often what they add is added)."""
+    n_tokens = math.exp(rng.uniform(0, math.log(most)))
+    n = min(math.ceil(n_tokens / segment), 3)
+    return n, max(n_tokens / (n * segment), 1)
+
+
+def stream_loss(model, tasks, rng, most):
+    """The loss of the question's segments of STREAMS streams with up to `most` tokens of filler on either side of the
+    needle (see the head of this file)."""
     c = model.c
     segment, d = c.infini_segment, c.n_embd // c.n_head
-    most = 1 if max_scale == 1 else 3
-    n_before, n_between = rng.randint(0, most), rng.randint(1, most)
+    (n_before, before_scale), (n_between, between_scale) = (filler_of(rng, most, segment) for _ in range(2))
     parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between) for _ in range(STREAMS))))
     before, needle, between, question, answers = (torch.tensor(p) for p in parts)
     memories = [modes.empty_memory(STREAMS, c.n_head_kv, d) for _ in model.layers]
@@ -85,51 +104,58 @@ def stream_loss(model, tasks, rng, max_scale):
     def add(memories, added, scale=1.0):
         return [(M + scale * dM, z + scale * dz) for (M, z), (dM, dz) in zip(memories, added)]
 
-    def pass_over(ids, memories):
-        if not ids.numel():
-            return memories
-        scale = math.exp(rng.uniform(0, math.log(max_scale)))
-        with torch.no_grad():
-            start = memories
-            for part in ids.split(segment, dim=1):
-                memories = add(memories, model.segment(part, memories)[1])
-            more = [(M - M0, z - z0) for (M, z), (M0, z0) in zip(memories, start)]
-        return add(start, more, scale)
+    def read(ids, memories):
+        logits = []
+        for part in ids.split(segment, dim=1):
+            out, added = model.segment(part, memories)
+            memories = add(memories, added)
+            logits.append(out)
+        return torch.cat(logits, dim=1), memories
 
-    memories = pass_over(before, memories)
-    for part in needle.split(segment, dim=1):
-        memories = add(memories, model.segment(part, memories)[1])
-    memories = pass_over(between, memories)
-    logits = []
-    for part in question.split(segment, dim=1):
-        out, added = model.segment(part, memories)
-        memories = add(memories, added)
-        logits.append(out)
-    return loss_of(torch.cat(logits, dim=1), question, answers)
+    @torch.no_grad()
+    def pass_over(ids, memories, scale):
+        after = read(ids, memories)[1]
+        more = [(M - M0, z - z0) for (M, z), (M0, z0) in zip(after, memories)]
+        return add(memories, more, scale)
+
+    memories = pass_over(before, memories, before_scale)
+    memories = read(needle, memories)[1]
+    memories = pass_over(between, memories, between_scale)
+    return loss_of(read(question, memories)[0], question, answers)
 
 
-def next_scale(scale, right):
+def next_filler(most, right):
     """How much filler the streams of later steps get, after a step with this share of right answers."""
-    return min(scale * 1.1, MAX_SCALE) if right > 0.9 else max(scale / 1.05, 1)
+    return min(most * 1.1, MAX_FILLER) if right > 0.7 else max(most / 1.05, MIN_FILLER)
 
 
-def step_loss(model, tasks, rng, mode, progress, batch, length, max_scale=1):
+def fewer(rng, mode, c):
+    """Options that let a mode attend to less than it is made for."""
+    if mode == "mosa":
+        return {"n_kept": int(math.exp(rng.uniform(math.log(LEAST_KEPT), math.log(c.mosa_k))))}
+    return {"topk": rng.randint(LEAST_BLOCKS, c.moba_topk)} if mode == "moba" else {}
+
+
+def step_loss(model, tasks, rng, mode, progress, batch, length, most_filler=MIN_FILLER):
     shorter = 4 if progress < ALONE else 2 if progress < GROWN else 1
     batch, length = batch * shorter, length // shorter
     if progress < REPEATS:
         ids, answers = tasks.repeats(rng, batch, length)
         return loss_of(model(ids), ids, answers)
     if mode == "stream":
-        return stream_loss(model, tasks, rng, max_scale)
+        return stream_loss(model, tasks, rng, most_filler)
     if mode == "landmark":
         block, topk = model.c.landmark_block, model.c.landmark_topk
         ids, answers = tasks.batch(rng, batch, length // block * (block - 1))
         return landmark_loss(model, ids, answers, slot=rng.randrange(topk), retrieve=rng.random() < 0.5)
-    ids, answers = tasks.batch(rng, batch, length)
-    at = None
+    if mode == "dense" and progress > SKIP and rng.random() < 0.5:
+        ids, answers = tasks.verses_batch(rng, batch, length)
+    else:
+        ids, answers = tasks.batch(rng, batch, length)
+    at, options = None, {}
     if mode != "infini" and progress > SKIP and rng.random() < 0.5:
-        at = skipping_positions(rng, length, model.c.n_ctx)
-    return loss_of(model(ids, mode, at), ids, answers)
+        at, options = skipping_positions(rng, length, model.c.n_ctx), fewer(rng, mode, model.c)
+    return loss_of(model(ids, mode, at, **options), ids, answers)
 
 
 def pick_mode(rng, only, progress):
@@ -137,8 +163,9 @@ def pick_mode(rng, only, progress):
         return rng.choice(only)
     if progress < ALONE:
         return "dense"
-    mode = rng.choices(list(MODES), MODES.values())[0]
-    return "stream" if mode == "infini" and progress > STREAM and rng.random() < STREAM_SHARE else mode
+    if progress >= MEMORY and rng.random() < STREAM_SHARE:
+        return "stream"
+    return rng.choices(list(MODES), MODES.values())[0]
 
 
 def learning_rate(step, steps, peak):
@@ -148,6 +175,11 @@ def learning_rate(step, steps, peak):
     return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
+def late_learning_rate(progress, peak):
+    """After MEMORY: from a seventh down, so that what start_memory() has put in is kept."""
+    return peak * 0.15 * (1 - 0.8 * (progress - MEMORY) / (1 - MEMORY))
+
+
 def optimizer_for(model):
     vectors = [p for p in model.parameters() if p.dim() < 2]
     matrices = [p for p in model.parameters() if p.dim() >= 2]
@@ -155,13 +187,13 @@ def optimizer_for(model):
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
-def save(folder, model, optimizer, step, max_scale):
+def save(folder, model, optimizer, step, most_filler):
     state = {
         "config": asdict(model.c),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
-        "max_scale": max_scale,
+        "most_filler": most_filler,
     }
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
@@ -171,11 +203,11 @@ def save(folder, model, optimizer, step, max_scale):
 def resume(folder, model, optimizer):
     path = folder / "state.pt"
     if not path.exists():
-        return 0, 1
+        return 0, MIN_FILLER
     state = torch.load(path, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["max_scale"]
+    return state["step"], state["most_filler"]
 
 
 def train(args):
@@ -183,7 +215,7 @@ def train(args):
     tasks = tasks_.load(args.folder)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
     optimizer = optimizer_for(model)
-    first, max_scale = resume(args.folder, model, optimizer)
+    first, most_filler = resume(args.folder, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
     with open(args.folder / "log.csv", "a", newline="") as file:
         log = csv.writer(file)
@@ -192,33 +224,39 @@ def train(args):
             rng = random.Random(f"{args.seed} {step}")  # the same step whether or not the run was stopped
             progress = step / args.steps
             mode = pick_mode(rng, args.modes, progress)
+            if step == math.ceil(MEMORY * args.steps):
+                start_memory(model, tasks, rng)
+            if progress < MEMORY:
+                rate = learning_rate(step, MEMORY * args.steps, args.lr)
+            else:
+                rate = late_learning_rate(progress, args.lr)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.steps, args.lr)
+                group["lr"] = rate
             loss, right = step_loss(
-                model, tasks, rng, mode, progress, args.batch, args.length, max_scale
+                model, tasks, rng, mode, progress, args.batch, args.length, most_filler
             )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if mode == "stream":
-                max_scale = next_scale(max_scale, right)
+                most_filler = next_filler(most_filler, right)
             sums.setdefault(mode, []).append((loss.item(), right))
             if (step + 1) % 50 == 0:
                 means = {m: torch.tensor(v).nanmean(0).tolist() for m, v in sorted(sums.items())}
                 log.writerows([step + 1, m, f"{a:.4f}", f"{b:.4f}"] for m, (a, b) in means.items())
                 file.flush()
                 shown = "  ".join(f"{m} {a:.3f} {b:.0%}" for m, (a, b) in means.items())
-                print(f"{step + 1:6d} {time.time() - start:6.0f}s  {shown}  scale {max_scale:.0f}", flush=True)
+                print(f"{step + 1:6d} {time.time() - start:6.0f}s  {shown}  filler {most_filler:.0f}", flush=True)
                 sums = {}
             if (step + 1) % args.save == 0 or step + 1 == args.steps:
-                save(args.folder, model, optimizer, step + 1, max_scale)
+                save(args.folder, model, optimizer, step + 1, most_filler)
 
 
 def main():
     parser = argparse.ArgumentParser(description="trains the bundled checkpoint under every attention mode")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=4700)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
