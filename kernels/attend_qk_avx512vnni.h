@@ -12,6 +12,15 @@ INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }
 
+/* The f16 scales `at` bytes into 16 rows, as floats. */
+INLINE vec load_scales(const uint8_t *const *rows, size_t at) {
+    const void *base = (const void *)at;
+    __m256i a = _mm512_i64gather_epi32(_mm512_loadu_si512(rows), base, 1);
+    __m256i b = _mm512_i64gather_epi32(_mm512_loadu_si512(rows + 8), base, 1);
+    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
+}
+
 /* n vectors as scale * integers of at most 127 in magnitude; returns the scale. */
 INLINE float quantize(const vec *x, int n, __m512i *out) {
     vec most = v_zero();
@@ -83,13 +92,8 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *co
     for (int r = 0; r < R; r++) pair[r] = quantize_pair(q[r] + c, type == KV_Q8_0 ? 128 : 8);
     for (int i = 0; i < e->n; i += LANES) {
         ints sums[FEW][4];
-        _Alignas(32) uint16_t scales[2][LANES];
-        for (int j = 0; j < LANES; j++) {
-            const uint8_t *blocks = e->k[i + j] + at;
-            memcpy(&scales[0][j], blocks, 2);
-            memcpy(&scales[1][j], blocks + quant_bytes(type), 2);
-            prefetch_row(blocks, e->ahead_k, 64);
-        }
+        for (int j = 0; j < LANES; j++)
+            prefetch_row(e->k[i + j] + at, e->ahead_k, 2 * quant_bytes(type));
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + at);
@@ -99,7 +103,7 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *co
                 sums[r][four] = sum_quarters(dots);
             }
         }
-        vec scale0 = v_load_f16((const uint8_t *)scales[0]), scale1 = v_load_f16((const uint8_t *)scales[1]);
+        vec scale0 = load_scales(e->k + i, at), scale1 = load_scales(e->k + i, at + quant_bytes(type));
         UNROLL for (int r = 0; r < R; r++) {
             __m512i half[2];
             sum_halves(sums[r], half);
