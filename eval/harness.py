@@ -284,5 +284,8 @@ def script(main):
         main(sys.argv[1:])
     except EngineError as e:
         sys.exit(str(e))
+    except BrokenPipeError:
+        sys.stdout = None  # or Python complains once more when it ends
+        sys.exit("standard output: can't write: Broken pipe")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")

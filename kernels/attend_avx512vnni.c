@@ -10,8 +10,8 @@
  * (Ashkboos et al. 2024), which leaves their products as they are. The float32
  * twin of everything here is attend_tile.h.
  *
- * Decoding takes the products of q8_0 and q4_0 keys with queries in 8 bits, and sums q8_0 values with weights of
- * 16 bits. */
+ * Decoding takes the products of q8_0 and q4_0 keys with queries in 8 bits,
+ * and sums q8_0 values with weights of 16 bits. */
 #include "attend_avx512.h"
 #include "attend_qk_avx512vnni.h"
 #include "attend_pv_avx512vnni.h"

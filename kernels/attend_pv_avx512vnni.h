@@ -9,8 +9,8 @@
 
 INLINE ints dot2(ints sum, __m512i a, __m512i b) { return (ints)_mm512_dpwssd_epi32((__m512i)sum, a, b); }
 
-/* Weights p times the values' scales as integers of 16 bits, those of two entries to a lane; one[r] is what an
- * integer 1 is worth. n is a multiple of 16, scales come from `at` bytes into each value. */
+/* Weights p times the values' scales as integers of 16 bits, those of two entries to a lane; one[r] is what a
+ * 1 is worth. n is a multiple of 16, scales come from `at` bytes into each value. */
 INLINE void weigh(int R, const struct entries *e, size_t at, int n, int32_t (*out)[ATTEND_BLOCK / 2],
                   float *one) {
     vec scaled[FEW][ATTEND_BLOCK / LANES], most[FEW];
@@ -66,8 +66,8 @@ INLINE void pv_part(int R, int B, int d, const struct entries *e, const float *s
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < 2 * B; j++) {
             __m512i low = (__m512i)sum[r][j / 2 * 2], high = (__m512i)sum[r][j / 2 * 2 + 1];
-            __m512i first = _mm512_shuffle_i64x2(low, high, 0x44), last = _mm512_shuffle_i64x2(low, high, 0xee);
-            __m512i half = j % 2 ? last : first;
+            __m512i half = _mm512_shuffle_i64x2(low, high, 0x44);
+            if (j % 2) half = _mm512_shuffle_i64x2(low, high, 0xee);
             float *to = acc[r] + c + j * LANES;
             vec y = v_mul(_mm512_cvtepi32_ps(half), v_set(one[j / 2][r]));
             v_store(to, v_fma(v_load(to), v_set(shrink[r]), y));

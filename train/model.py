@@ -16,7 +16,11 @@ from torch import nn
 import modes
 
 EMBEDDING_STD = 0.02
-LOGIT = 4  # what start_memory() makes the memory's answer worth: less is found slowly, more is unlearned first
+
+# start_memory()
+LOGIT = 4  # what the memory's answer is worth: less is found slowly, more is unlearned first
+MATCH, UNUSED = 8, 6  # queries and keys are MATCH where a place matches, -MATCH elsewhere, -UNUSED without a place
+SHARPNESS = 12  # of the queries and keys that look back, before RoPE
 
 
 @dataclass
@@ -145,58 +149,65 @@ class Model(nn.Module):
             second.o_proj.weight[:, d * head : d * (head + 1)] = 0.1 * copied.T
 
     @torch.no_grad()
-    def start_memory(self, ids, mark, layer=2, head=1):
-        """Starts a head that reads Infini's memory as a table: the token that came j after a `mark`, up to 5, is
+    def start_memory(self, ids, mark, layer=2, head=1, n_places=5):
+        """Starts a head that reads Infini's memory as a table: the token that came j after a `mark`, up to n_places, is
         stored in place j and asked for j - 1 after a mark. (In these texts a space of its own stands before numbers
         and nowhere else.) Memory weighs with positive features, elu(x) + 1, which are far below 1 for places that
         don't match, so that a number outweighs thousands of other tokens.
 
-        How far back a mark is, and what a token is, is fitted by least squares to ids [B, T], for which the heads that
-        look back (see start_with_lookup) are put in again first. The output is worth LOGIT to the token's logit.
+        How far back a mark is, and what a token is, is fitted by least squares to ids [B, T].
         """
-        n_places, d = 5, self.c.n_embd // self.c.n_head
         if self.c.n_head != self.c.n_head_kv or layer >= self.c.n_layer:
             return  # as start_with_lookup()
-        x = self.embed_tokens(ids)
-        h = self.layers[0].input_layernorm(x)
-        directions, others = (random_directions(self.c.n_embd) for _ in range(2))
-        first, second = (layer.self_attn for layer in self.layers[:2])
-        sharpness = 12  # queries and keys of constants, before RoPE
-        look_back(first, 2, 2, sharpness / h[..., 0].mean(), directions[:d], 8 * rms(x) * directions[d : 2 * d])
-        h, x = self.input_of(1, ids, "infini")
-        before = F.normalize(first.o_proj.weight[:, : d // 3].T)
-        third = torch.cat((directions[: d // 3], before, directions[d : 2 * d - d // 3 * 2]))
-        look_back(second, 2, 3, sharpness / h[..., 0].mean(), third, 8 * rms(x) * others[d : 2 * d])
-
-        h = self.input_of(layer, ids, "infini")[0].flatten(0, 1)
+        self.look_further_back(ids)
+        h = self.input_of(layer, ids, "infini").flatten(0, 1)
         constant, tells = h[:, 0].mean(), teller(h)
-        attention, rows = self.layers[layer].self_attn, slice(d * head, d * (head + 1))
-        for weight in (attention.q_proj.weight, attention.k_proj.weight):
-            weight[rows] = 0
-            weight[rows, 0] = -6 / constant
+        attention, d = self.layers[layer].self_attn, self.c.n_embd // self.c.n_head
+        rows = slice(d * head, d * (head + 1))
         after_mark = [F.pad(ids == mark, (j, 0))[:, : ids.shape[1]] for j in range(n_places + 1)]
-        for place in range(n_places):
-            row = d * head + d // 2 - 1 - place  # RoPE hardly turns these, for the modes that have it
-            attention.q_proj.weight[row] = 16 * tells(after_mark[place])
-            attention.k_proj.weight[row] = 16 * tells(after_mark[place + 1])
-            attention.q_proj.weight[row, 0] -= 8 / constant
-            attention.k_proj.weight[row, 0] -= 8 / constant
+        for weight, asked in ((attention.q_proj.weight, 0), (attention.k_proj.weight, 1)):
+            weight[rows] = 0
+            weight[rows, 0] = -UNUSED / constant
+            for place in range(n_places):
+                row = d * head + d // 2 - 1 - place  # RoPE hardly turns these, for the modes that have it
+                weight[row] = 2 * MATCH * tells(after_mark[place + asked])
+                weight[row, 0] -= MATCH / constant
+
         kept = ids[torch.stack(after_mark[1:]).any(0)].unique()[:d]
-        last = self.input_of(len(self.layers), ids, "infini")[1]
+        size = rms(self.through(self.layers, self.embed_tokens(ids), "infini"))
         attention.v_proj.weight[rows] = attention.o_proj.weight[:, rows] = 0
         for i, token in enumerate(kept):
             out = self.embed_tokens.weight[token] - self.embed_tokens.weight[kept].mean(0)
             attention.v_proj.weight[d * head + i] = tells(ids == token)
-            attention.o_proj.weight[:, d * head + i] = LOGIT * rms(last) * out / (self.norm.weight * out**2).sum()
+            attention.o_proj.weight[:, d * head + i] = LOGIT * size * out / (self.norm.weight * out**2).sum()
+
+    def look_further_back(self, ids):
+        """Head 2 of layer 0 looks two tokens back, head 2 of layer 1 three: it finds there what layer 0 has brought, so
+        that the last five tokens are known from layer 2 on. Strengths are those that fit the model on ids [B, T]."""
+        d, strength = self.c.n_embd // self.c.n_head, 8
+        directions, others = (random_directions(self.c.n_embd) for _ in range(2))
+        seen, two_back, earlier = directions[:d], directions[d : 2 * d], others[d : 2 * d]
+        first, second = (layer.self_attn for layer in self.layers[:2])
+        size, constant = rms(self.embed_tokens(ids)), self.input_of(0, ids, "infini")[..., 0].mean()
+        look_back(first, 2, 2, SHARPNESS / constant, seen, strength * size * two_back)
+        size = rms(self.through(self.layers[:1], self.embed_tokens(ids), "infini"))
+        constant = self.input_of(1, ids, "infini")[..., 0].mean()
+        before = F.normalize(first.o_proj.weight[:, : d // 3].T)
+        found = torch.cat((seen[: d // 3], before, two_back[: d - d // 3 * 2]))
+        look_back(second, 2, 3, SHARPNESS / constant, found, strength * size * earlier)
+
+    def through(self, layers, x, mode, at=None, **options):
+        """The residual stream x [B, T, n_embd] after these layers."""
+        at = torch.arange(x.shape[1]) if at is None else at
+        for layer in layers:
+            x = x + layer.self_attn(layer.input_layernorm(x), mode, at, **options)
+            x = layer.feed_forward(x)
+        return x
 
     def input_of(self, layer, ids, mode):
-        """What a layer's attention gets, and the residual stream there [B, T, n_embd]; of the layer after the last,
-        the stream alone."""
-        x, at = self.embed_tokens(ids), torch.arange(ids.shape[1])
-        for before in self.layers[:layer]:
-            x = x + before.self_attn(before.input_layernorm(x), mode, at)
-            x = before.feed_forward(x)
-        return self.layers[layer].input_layernorm(x) if layer < len(self.layers) else None, x
+        """What a layer's attention gets, [B, T, n_embd]."""
+        x = self.through(self.layers[:layer], self.embed_tokens(ids), mode)
+        return self.layers[layer].input_layernorm(x)
 
     def output(self, x):
         return self.norm(x) @ self.embed_tokens.weight.T
@@ -206,11 +217,7 @@ class Model(nn.Module):
         x = self.embed_tokens(ids)
         if mode == "landmark":
             x = self.with_landmarks(x)
-        at = torch.arange(x.shape[1]) if at is None else at
-        for layer in self.layers:
-            x = x + layer.self_attn(layer.input_layernorm(x), mode, at, **options)
-            x = layer.feed_forward(x)
-        return self.output(x)
+        return self.output(self.through(self.layers, x, mode, at, **options))
 
     def with_landmarks(self, x):
         """[B, n * (block-1), C] -> [B, n * block, C]: a landmark ends every block."""
