@@ -45,9 +45,9 @@ $(BUILD)/kernels/%_avx2.o:       ISA_FLAGS = $(AVX2)
 $(BUILD)/kernels/%_avx512.o:     ISA_FLAGS = $(AVX512)
 $(BUILD)/kernels/%_avx512vnni.o: ISA_FLAGS = $(AVX512) -mavx512vnni
 $(BUILD)/kernels/%_neondot.o:    ISA_FLAGS = -march=armv8.2-a+dotprod
-$(BUILD)/kernels/%_amx.o:        ISA_FLAGS = $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
+$(BUILD)/kernels/%_amx.o:        ISA_FLAGS = $(AVX512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16
 ifeq ($(ARCH),x86_64)
-$(BUILD)/tests/unit/test_amx.o:  ISA_FLAGS = $(AVX512) -mavx512vnni -mamx-tile -mamx-int8
+$(BUILD)/tests/unit/test_amx.o:  ISA_FLAGS = $(AVX512) -mavx512vnni -mavx512bf16 -mamx-tile -mamx-bf16
 endif
 
 TESTS   := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))

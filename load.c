@@ -232,10 +232,6 @@ static int load_rope(struct loader *ld, const struct rope_options *options) {
 
 /* ---- Weights ---- */
 
-static bool type_is_exact(enum tensor_type type) {
-    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
-}
-
 int model_weight(const struct model *model, const char *name, int rows, int cols, bool required,
                  struct weight *out, struct error *err) {
     memset(out, 0, sizeof *out);
@@ -267,7 +263,7 @@ static int layer_weight(struct loader *ld, int l, const char *name, int rows, in
     if (rows == 1 && out->type != TENSOR_F32)
         return fail(ld->err, "%s: tensor '%s' must be F32", gguf_path(ld->m->file), full);
     ld->m->weights_bytes += (size_t)rows * out->row_bytes;
-    if (!type_is_exact(out->type)) ld->m->exact = false;
+    if (is_quantised(out->type)) ld->m->exact = false;
     return rows == 1 ? 0 : adapter_attach(ld->m, full, out, ld->err);
 }
 
@@ -310,7 +306,7 @@ static int load_weights(struct loader *ld) {
     if (m->output.data) m->weights_bytes += (size_t)c->n_vocab * m->output.row_bytes;
     if (adapter_attach(m, "output.weight", &m->output, ld->err)) return -1;
     if (!m->output.data) m->output = m->token_embd;
-    m->exact = type_is_exact(m->output.type);
+    m->exact = !is_quantised(m->output.type);
 
     m->layers = calloc((size_t)c->n_layer, sizeof *m->layers);
     if (!m->layers) return fail(ld->err, "out of memory for %d layers", c->n_layer);

@@ -84,27 +84,30 @@ static void multiply(struct worker *w, struct session *s, const struct product *
 static void add_residual(struct worker *w, struct session *s, const struct product *products, int n_products,
                          const struct acts *acts) {
     struct product rest[MAX_PRODUCTS];
+    int n_rest = 0;
     for (int i = 0; i < n_products; i++) {
-        rest[i] = products[i];
-        rest[i].add = true;
+        if (!is_quantised(products[i].w->type)) continue;
+        rest[n_rest] = products[i];
+        rest[n_rest++].add = true;
     }
     size_t cols = (size_t)acts->cols;
     int begin = 0, end = 1;
     float *own = s->residual + (acts->n == 1 ? (size_t)w->id * cols : 0);
     if (acts->n > 1) worker_range(w, acts->n, 1, &begin, &end);
-    void *row_q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(1, acts->cols);
+    void *row_q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(s->model->kernels, 1, acts->cols);
     for (int i = begin; i < end; i++)
         acts_residual(s->model->kernels, acts, i, row_q8, own + (size_t)i * cols);
     struct acts rest_acts = {.n = acts->n, .cols = acts->cols, .f32 = own, .q8 = s->q8};
-    multiply(w, s, rest, n_products, &rest_acts);
+    multiply(w, s, rest, n_rest, &rest_acts);
 }
 
 /* Products with the same input. `precisely` asks for activations of 16 bits instead of 8 with quantised weights. */
 static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
                     const float *x, int n, int cols, bool precisely) {
-    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8};
+    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8, .precise = precisely};
     multiply(w, s, products, n_products, &acts);
-    if (precisely && !s->model->exact && cols % 32 == 0) add_residual(w, s, products, n_products, &acts);
+    if (precisely && !s->model->exact && cols % 32 == 0 && !acts_heed_precise(s->model->kernels, n))
+        add_residual(w, s, products, n_products, &acts);
     for (int i = 0; i < n_products; i++)
         if (products[i].w->lora) add_low_rank(w, s, &products[i], &acts);
 }
@@ -315,9 +318,9 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->low_rank, n * s->model->max_rank * sizeof(float)},
         {&s->expanded, n * sizeof(int)},
         {&s->rope, n * 2 * c->rope.n_pairs * sizeof(float)},
-        {&s->q8, acts_bytes((int)rows, widest)},
+        {&s->q8, acts_bytes(s->model->kernels, (int)rows, widest)},
         {&s->residual, rows * widest * sizeof(float)},
-        {&s->row_q8, n_threads * acts_bytes(1, widest)},
+        {&s->row_q8, n_threads * acts_bytes(s->model->kernels, 1, widest)},
         {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
         {&s->attn_scratch, most_scratch(s)},
     };

@@ -210,7 +210,7 @@ def machine():
     info = Path("/proc/cpuinfo").read_text()
     cpu = re.search(r"model name\s*: (.*)", info)
     flags = set((re.search(r"flags\s*: (.*)", info) or [0, ""])[1].split())
-    known = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f in flags]
+    known = [f for f in ("avx2", "avx512f", "avx512_vnni", "amx_bf16") if f in flags]
     return f"{cpu[1] if cpu else 'unknown CPU'}, {os.cpu_count()} cores ({', '.join(known)})"
 
 

@@ -90,7 +90,7 @@ static void measure(struct team *team, const struct kernels *k, enum tensor_type
     float *x = allocate((size_t)s->n * (size_t)s->cols * sizeof *x);
     for (int i = 0; i < s->n * s->cols; i++) x[i] = (float)(i * 7919 % 1000) / 500 - 1;
     struct job job = {.k = k, .repeats = 1};
-    job.acts = (struct acts){s->n, s->cols, x, allocate(acts_bytes(s->n, s->cols))};
+    job.acts = (struct acts){s->n, s->cols, x, allocate(acts_bytes(k, s->n, s->cols)), false};
     float *y = allocate((size_t)s->n * (size_t)w.rows * sizeof *y);
     job.product = (struct product){&w, y, (size_t)w.rows, false};
     job.scratch = allocate((size_t)team_size(team) * matmul_scratch_bytes(s->cols));

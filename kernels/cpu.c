@@ -40,10 +40,10 @@ static bool may_use_tiles(void) {
 }
 
 static bool has_amx(void) {
-    const unsigned amx_tile = 1u << 24, amx_int8 = 1u << 25;
+    const unsigned amx_bf16 = 1u << 22, amx_tile = 1u << 24, avx512_bf16 = 1u << 5;
     unsigned a, b, c, d;
-    return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & amx_tile && d & amx_int8 &&
-           may_use_tiles();
+    return has_avx512vnni() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & amx_tile && d & amx_bf16 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & avx512_bf16 && may_use_tiles();
 }
 #endif
 
@@ -61,18 +61,17 @@ static bool has_dot_products(void) {
 static const struct {
     const struct kernels *table;
     bool (*runs)(void);
-    bool by_name_only; /* AMX has been checked against a model of the tiles, not yet on a CPU that has them */
 } candidates[] = {
-    {&kernels_c, any_cpu, false},
+    {&kernels_c, any_cpu},
 #if defined(__x86_64__) || defined(__i386__)
-    {&kernels_avx2, has_avx2, false},
-    {&kernels_avx512, has_avx512, false},
-    {&kernels_avx512vnni, has_avx512vnni, false},
-    {&kernels_amx, has_amx, true},
+    {&kernels_avx2, has_avx2},
+    {&kernels_avx512, has_avx512},
+    {&kernels_avx512vnni, has_avx512vnni},
+    {&kernels_amx, has_amx},
 #endif
 #if defined(__aarch64__)
-    {&kernels_neon, any_cpu, false},
-    {&kernels_neondot, has_dot_products, false},
+    {&kernels_neon, any_cpu},
+    {&kernels_neondot, has_dot_products},
 #endif
 };
 
@@ -81,7 +80,7 @@ static const struct {
 const struct kernels *kernels_select(const char *isa, struct error *err) {
     blas_init();
     for (int i = N_CANDIDATES - 1; i >= 0; i--) {
-        if (isa ? strcmp(candidates[i].table->isa, isa) : candidates[i].by_name_only) continue;
+        if (isa && strcmp(candidates[i].table->isa, isa)) continue;
         if (candidates[i].runs()) return candidates[i].table;
     }
     static const char *const names[] = {"c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot"};

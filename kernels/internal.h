@@ -20,7 +20,9 @@ typedef void (*matmul_fn)(const struct weight *w, int begin, int end, const stru
 
 struct kernels {
     const char *isa;
-    int max_few; /* up to so many rows matvec is faster than matmul */
+    int max_few;     /* up to so many rows matvec is faster than matmul */
+    int tiles_from;  /* so many rows or more go through `tiles` if the weights are quantised; 0: none do */
+    matmul_fn tiles; /* heeds acts->precise */
     matvec_fn matvec[TENSOR_TYPES];
     matmul_fn matmul[TENSOR_TYPES];
     void (*quantize)(const struct acts *a, int row);

@@ -28,26 +28,30 @@ struct weight {
     const struct lora *lora; /* an adapter's update (model.h), which the caller of matmul() adds; or NULL */
 };
 
-/* Quantised activations: 8-bit values in blocks of 32 along a row. What the
+/* Quantised activations: 8-bit values in blocks of 32 along a row, or bfloat16. What the
  * fields are is the business of kernels/; callers only own the memory. */
 struct acts {
     int n, cols;         /* rows (tokens), columns */
     const float *f32;    /* [n, cols] */
-    void *q8;            /* acts_bytes(n, cols) bytes, 64-byte aligned */
+    void *q8;            /* acts_bytes(k, n, cols) bytes, 64-byte aligned */
+    bool precise;        /* products as if with 16 bits, if acts_heed_precise() */
 };
+
+/* Whether weights of this type are multiplied with rounded activations. */
+bool is_quantised(enum tensor_type type);
 
 struct kernels; /* defined in kernels/internal.h; one const table per ISA */
 
-/* The fastest table this CPU (and kernel) can run, "amx" aside, or the one
- * named: "c", "avx2", "avx512", "avx512vnni", "amx", "neon", "neondot". `isa`
- * may be NULL.
+/* The fastest table this CPU (and kernel) can run, or the one named: "c", "avx2",
+ * "avx512", "avx512vnni", "amx", "neon", "neondot". `isa` may be NULL.
  * NULL with an error for a name that is unknown or can't run here. */
 const struct kernels *kernels_select(const char *isa, struct error *err);
 const char *kernels_isa(const struct kernels *k);
 
 /* ---- matrix products (matmul.c) ------------------------------------------ */
 
-size_t acts_bytes(int n, int cols);
+size_t acts_bytes(const struct kernels *k, int n, int cols);
+bool acts_heed_precise(const struct kernels *k, int n); /* with up to 16 bits; else acts_residual() is the way */
 
 /* Prepares a->q8 from a->f32 for products with weights of quantised types (F32,
  * F16 and BF16 weights use a->f32 as it is). All workers call it once a->f32 is
@@ -56,7 +60,7 @@ size_t acts_bytes(int n, int cols);
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a);
 
 /* What 8 bits leave out of a row: out [cols] = row - its quantised form. Products of it, added to those of the
- * row, are as good as with 16 bits. q8 is acts_bytes(1, cols) of scratch. cols is a multiple of 32. */
+ * row, are as good as with 16 bits. q8 is acts_bytes(k, 1, cols) of scratch. cols is a multiple of 32. */
 void acts_residual(const struct kernels *k, const struct acts *a, int row, void *q8, float *out);
 
 struct product {

@@ -23,9 +23,16 @@ struct act_view act_view(const struct acts *a) {
     return v;
 }
 
-size_t acts_bytes(int n, int cols) {
+static size_t act_view_bytes(int n, int cols) {
     size_t blocks = (size_t)n * act_blocks(cols);
     return blocks * ACT_BLOCK + 5 * round_up(blocks * sizeof(float), 64);
+}
+
+bool acts_heed_precise(const struct kernels *k, int n) { return k->tiles_from && n >= k->tiles_from; }
+
+size_t acts_bytes(const struct kernels *k, int n, int cols) {
+    size_t bytes = act_view_bytes(n, cols), halves = (size_t)n * (size_t)cols * 2 * sizeof(uint16_t);
+    return acts_heed_precise(k, n) && halves > bytes ? halves : bytes;
 }
 
 void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
@@ -71,7 +78,7 @@ static void run_one(struct worker *w, const struct kernels *k, const struct prod
     struct acts own = *a;
     own.q8 = scratch;
     if (a->cols % ACT_BLOCK == 0) k->quantize(&own, 0);
-    run_matvec(w, k, products, n_products, &own, (uint8_t *)scratch + acts_bytes(1, a->cols));
+    run_matvec(w, k, products, n_products, &own, (uint8_t *)scratch + act_view_bytes(1, a->cols));
 }
 
 static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }
@@ -86,7 +93,8 @@ static void run_matmul(struct worker *w, const struct kernels *k, const struct p
         const struct product *o = products;
         while (i >= panels(o->w, panel)) i -= panels(o++->w, panel);
         int begin = i * panel, end = begin + panel < o->w->rows ? begin + panel : o->w->rows;
-        matmul_fn fn = blas ? blas_matmul : k->matmul[o->w->type];
+        bool tiles = acts_heed_precise(k, a->n) && is_quantised(o->w->type);
+        matmul_fn fn = blas ? blas_matmul : tiles ? k->tiles : k->matmul[o->w->type];
         fn(o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
     }
 }

@@ -23,31 +23,34 @@ GEMM(gemm_zero_16, 16, 128)
         [TENSOR_Q4_K] = matvec_q4_k, [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,        \
     }
 
-#define GEMMS(min, zero, zero_16)                                                                         \
+#define GEMMS                                                                                             \
     {                                                                                                     \
         [TENSOR_F32] = gemm_f32_avx512, [TENSOR_F16] = gemm_f16_avx512, [TENSOR_BF16] = gemm_bf16_avx512, \
-        [TENSOR_Q4_0] = zero, [TENSOR_Q4_1] = min, [TENSOR_Q5_0] = zero, [TENSOR_Q5_1] = min,             \
-        [TENSOR_Q8_0] = zero, [TENSOR_Q4_K] = min, [TENSOR_Q5_K] = min, [TENSOR_Q6_K] = zero_16,          \
+        [TENSOR_Q4_0] = gemm_zero, [TENSOR_Q4_1] = gemm_min, [TENSOR_Q5_0] = gemm_zero,                   \
+        [TENSOR_Q5_1] = gemm_min, [TENSOR_Q8_0] = gemm_zero, [TENSOR_Q4_K] = gemm_min,                    \
+        [TENSOR_Q5_K] = gemm_min, [TENSOR_Q6_K] = gemm_zero_16,                                           \
     }
 
 const struct kernels kernels_avx512vnni = {
     .isa = "avx512vnni",
     .max_few = 5,
     .matvec = MATVECS,
-    .matmul = GEMMS(gemm_min, gemm_zero, gemm_zero_16),
+    .matmul = GEMMS,
     .quantize = quantize_avx512,
     .rmsnorm = rmsnorm_avx512,
     .silu_mul = silu_mul_avx512,
     .vec_add = vec_add_avx512,
 };
 
-/* AMX is for batches; the rest is as above. */
+/* AMX is for large batches; the rest is as above. */
 const struct kernels kernels_amx = {
     .isa = "amx",
     .max_few = 5,
+    .tiles_from = AMX_LEAST,
+    .tiles = gemm_amx,
     .matvec = MATVECS,
-    .matmul = GEMMS(gemm_min_amx, gemm_zero_amx, gemm_zero_16_amx),
-    .quantize = quantize_avx512,
+    .matmul = GEMMS,
+    .quantize = quantize_amx,
     .rmsnorm = rmsnorm_avx512,
     .silu_mul = silu_mul_avx512,
     .vec_add = vec_add_avx512,

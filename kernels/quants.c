@@ -13,6 +13,8 @@ static void dequantize(const struct quant_format *f, const uint8_t *block, int c
     }
 }
 
+bool is_quantised(enum tensor_type type) { return quant_format(type) != NULL; }
+
 void weight_row(const struct kernels *k, const struct weight *w, int64_t row, float *out) {
     (void)k;
     const uint8_t *data = w->data + (size_t)row * w->row_bytes;

@@ -25,9 +25,9 @@ DECLARE_FLOAT_PRODUCTS(avx2);
 DECLARE_FLOAT_PRODUCTS(avx512);
 DECLARE_FLOAT_PRODUCTS(neon);
 
-DECLARE_MATMUL(gemm_min_amx);
-DECLARE_MATMUL(gemm_zero_amx);
-DECLARE_MATMUL(gemm_zero_16_amx);
+#define AMX_LEAST 48 /* rows of a batch, from which on unpacking for tiles pays */
+DECLARE_MATMUL(gemm_amx);
+void quantize_amx(const struct acts *a, int row);
 
 void quantize_avx2(const struct acts *a, int row);
 void rmsnorm_avx2(float *out, const float *x, const float *weight, int n, float eps);
