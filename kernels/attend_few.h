@@ -14,7 +14,8 @@
 
 /* Scores of a row's first `seen` entries become weights; the others get none.
  * Brings max and sum of the state up to date; returns what shrinks its sums. */
-static float softmax_entries(float *p, int n, int seen, float *state) {
+static float softmax_entries(float *p, int n, int seen, float *state, float *largest) {
+    *largest = 0;
     if (seen <= 0) {
         memset(p, 0, sizeof *p * ATTEND_BLOCK);
         return 1;
@@ -25,13 +26,15 @@ static float softmax_entries(float *p, int n, int seen, float *state) {
     for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));
     float old = state[ATTEND_MAX], max = v_max_lane(top);
     if (max < old) max = old;
-    vec shift = v_set(max), sum = v_zero();
+    vec shift = v_set(max), sum = v_zero(), most = v_zero();
     for (int i = 0; i < padded; i += LANES) {
         vec w = v_exp(v_sub(v_load(p + i), shift));
         sum = v_add(sum, w);
+        most = v_max(most, w);
         v_store(p + i, w);
     }
     float shrink = max > old ? expf(old - max) : 1;
+    *largest = v_max_lane(most);
     state[ATTEND_MAX] = max;
     state[ATTEND_SUM] = state[ATTEND_SUM] * shrink + v_sum(sum);
     return shrink;
@@ -63,7 +66,7 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
     QK(kv->type_k, R, e, q);
     for (int r = 0; r < R; r++) {
         int seen = first < 0 || rows[r].limit - first > e->n ? e->n : rows[r].limit - first;
-        shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state);
+        shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state, &e->largest[r]);
     }
     PV(kv->type_v, R, e, shrink, acc);
 }
@@ -74,6 +77,7 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
         return;
     }
     struct entries e;
+    e.ready = NULL;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
         for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
@@ -86,6 +90,7 @@ static void simd_list(const struct kv_view *kv, const int *index, int n, const f
         return;
     }
     struct entries e;
+    e.ready = NULL;
     struct attend_row row = {.q = q, .state = state};
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
         point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
@@ -100,6 +105,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
         return;
     }
     struct entries e;
+    e.ready = NULL;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
         if (end - begin < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */

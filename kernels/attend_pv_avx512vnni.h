@@ -1,5 +1,5 @@
 /* attend_pv_avx512vnni.h - weighted sums of q8_0 values, read as they are
- * stored, in integers: weights are 16 bits of the row's largest among the
+ * stored, in integers: weights are 16 bits of what the largest can be among the
  * entries at hand, so that dpwssd adds up two entries at a time. */
 #pragma once
 
@@ -13,21 +13,18 @@ INLINE ints dot2(ints sum, __m512i a, __m512i b) { return (ints)_mm512_dpwssd_ep
  * 1 is worth. n is a multiple of 16, scales come from `at` bytes into each value. */
 INLINE void weigh(int R, const struct entries *e, size_t at, int n, int32_t (*out)[ATTEND_BLOCK / 2],
                   float *one) {
-    vec scaled[FEW][ATTEND_BLOCK / LANES], most[FEW];
-    for (int r = 0; r < R; r++) most[r] = v_zero();
+    vec scale[ATTEND_BLOCK / LANES], most = v_zero();
     for (int i = 0; i < n / LANES; i++) {
-        vec scale = load_scales(e->v + i * LANES, at);
-        UNROLL for (int r = 0; r < R; r++) {
-            scaled[r][i] = v_mul(scale, v_load(e->p[r] + i * LANES));
-            most[r] = v_max(most[r], _mm512_abs_ps(scaled[r][i]));
-        }
+        scale[i] = load_scales(e->v + i * LANES, at);
+        most = v_max(most, _mm512_abs_ps(scale[i]));
     }
+    float largest = v_max_lane(most);
     for (int r = 0; r < R; r++) {
-        one[r] = v_max_lane(most[r]) / W_ONE;
+        one[r] = largest * e->largest[r] / W_ONE;
         vec inverse = v_set(one[r] > 0 ? 1 / one[r] : 0);
         for (int i = 0; i < n / LANES; i++) {
-            __m512i w = _mm512_cvtps_epi32(v_mul(scaled[r][i], inverse));
-            _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), _mm512_cvtepi32_epi16(w));
+            vec w = v_mul(v_mul(scale[i], inverse), v_load(e->p[r] + i * LANES));
+            _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w)));
         }
     }
 }

@@ -85,11 +85,20 @@ INLINE struct query_pair quantize_pair(const float *q, int excess) {
     return p;
 }
 
+/* [d/64, FEW] pairs of the queries, kept from block to block. */
+INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, const float *const *q, int excess) {
+    struct query_pair *pairs = (struct query_pair *)e->queries;
+    _Static_assert(sizeof *pairs * FEW * (KV_MAX_DIM / 64) <= QUERIES_BYTES, "pairs of queries fit");
+    if (e->ready == q[0]) return pairs;
+    for (int c = 0; c < d; c += 2 * KV_BLOCK)
+        for (int r = 0; r < R; r++) pairs[c / (2 * KV_BLOCK) * FEW + r] = quantize_pair(q[r] + c, excess);
+    e->ready = q[0];
+    return pairs;
+}
+
 /* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
-INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *const *q, int c) {
-    struct query_pair pair[FEW];
+INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct query_pair *pair, int c) {
     size_t at = (size_t)(c / KV_BLOCK) * quant_bytes(type);
-    for (int r = 0; r < R; r++) pair[r] = quantize_pair(q[r] + c, type == KV_Q8_0 ? 128 : 8);
     for (int i = 0; i < e->n; i += LANES) {
         ints sums[FEW][4];
         for (int j = 0; j < LANES; j++)
@@ -115,7 +124,8 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const float *co
 }
 
 INLINE void qk_pairs(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) qk_pair(type, R, e, q, c);
+    const struct query_pair *pairs = ready_pairs(R, d, e, q, type == KV_Q8_0 ? 128 : 8);
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) qk_pair(type, R, e, pairs + c / (2 * KV_BLOCK) * FEW, c);
 }
 
 /* Where blocks don't come in pairs, or aren't quantised, in float32. */

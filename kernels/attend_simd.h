@@ -72,15 +72,20 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 
 /* ---- few rows: lanes are channels ----------------------------------------------- */
 
-#define FEW 4 /* rows that share one reading of the entries */
+#define FEW 4              /* rows that share one reading of the entries */
+#define QUERIES_BYTES 3072 /* of that many rows in any form */
 
 /* What one pass over up to ATTEND_BLOCK entries works on. */
 struct entries {
     int n, d;
-    size_t ahead_k, ahead_v;             /* bytes from an entry to the one to prefetch */
+    size_t ahead_k, ahead_v;                 /* bytes from an entry to the one to prefetch */
     /* Stored rows, the last repeated up to a multiple of 16. */
     const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK];
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
+    float largest[FEW];                      /* weight of a row */
+    /* Queries as QK wants them, and the first of those: they stay the same from block to block. */
+    const float *ready;
+    _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
 INLINE void prefetch_row(const uint8_t *row, size_t ahead, size_t bytes) {
