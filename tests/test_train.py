@@ -1,5 +1,6 @@
 """train/: its modes are the reference's, a stopped run goes on as if it hadn't, and ./run computes what was trained."""
 
+import math
 import random
 import re
 import sys
@@ -98,6 +99,35 @@ def test_modes_are_the_references(name, layer):
     assert (trained(name, layer) - referred(name, layer)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("mode", ["dense", "moba", "mosa"])
+def test_bias_makes_a_key_count_several_times(mode, layer):
+    """As if the first ten tokens stood there three times, at the same places."""
+    rope = modes.Rope(D, BASE)
+    attend = {
+        "dense": modes.dense,
+        "moba": lambda *args, **options: modes.moba(*args, T * 3, 1, **options),
+        "mosa": lambda *args, **options: modes.mosa(*args, torch.zeros(1, args[0].shape[2], H), 1, H, **options),
+    }[mode]
+    q, k, v = (x.transpose(0, 1)[None] for x in (layer.q, layer.k, layer.v))
+    often = torch.cat((torch.arange(10).repeat(3), torch.arange(10, T)))
+    bias = torch.zeros(T, T)
+    bias[10:, :10] = math.log(3)
+    want = attend(*(x[:, :, often] for x in (q, k, v)), rope, often)[:, :, 30:]
+    got = attend(q, k, v, rope, torch.arange(T), bias=bias)[:, :, 10:]
+    assert torch.allclose(got, want, atol=1e-5)
+
+
+def test_a_stretched_sequence_has_longer_distances_and_a_crowded_past():
+    most = 0
+    for seed in range(50):
+        at, bias = train.stretched(random.Random(seed), 96, 1000)
+        steps, own = at.diff(), bias.exp()
+        assert (steps > 0).all() and (steps > 1).sum() <= 2 and at[-1] < 1000
+        assert own.diagonal().eq(1).all() and (own >= 1).all() and (own <= train.CROWD + 1e-3).all()
+        most = max(most, own.max().item())
+    assert most > train.CROWD / 2
+
+
 def small_model(tasks):
     torch.manual_seed(3)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size(), **SMALL))
@@ -132,7 +162,7 @@ def test_memory_is_read_from_the_start(tasks):
 
 def arguments(folder, steps):
     return Namespace(
-        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None
+        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None, start=None
     )
 
 
@@ -159,6 +189,24 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(tasks, tmp_path, monkeypatch):
     assert saved == [3, 6]
     resumed = torch.load(folder / "state.pt", weights_only=True)["model"]
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_run_starts_from_an_exported_file(tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_.Config, "__init__", small_config(model_.Config.__init__))
+    monkeypatch.setattr(train, "STREAMS", 2)
+    model, folder, path = small_model(tasks), tmp_path / "run", tmp_path / "model.gguf"
+    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+    export_model(folder, path, type="f32")
+    other = model_.Model(model_.Config(n_vocab=model.c.n_vocab))
+    model_.load_exported(other, path)
+    assert all(torch.equal(w, other.state_dict()[name]) for name, w in model.state_dict().items())
+
+    args = arguments(folder, 4)
+    args.start = path
+    train.train(args)
+    trained = torch.load(folder / "state.pt", weights_only=True)["model"]
+    moved = max((trained[name] - w).abs().max().item() for name, w in model.state_dict().items())
+    assert 0 < moved < 1e-3  # four steps of the warm-up
 
 
 def small_config(init):

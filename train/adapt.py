@@ -65,6 +65,7 @@ class Run:
             text = self.texts.text
             ids = [x for name in sorted(text) for x in map(int, text[name][0][: 3000 // len(text)])]
             distill.start_router(self.frozen, self.sidecar, ids)
+        torch.set_float32_matmul_precision("medium")  # in bfloat16, where the CPU does that
 
     def load(self):
         state = torch.load(self.folder / "state.pt", weights_only=True)

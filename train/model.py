@@ -5,6 +5,7 @@ those of transformers' Llama, so that the state dict is a checkpoint that export
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import modes
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from reference.hf import NAMES, half_split  # noqa: E402
+from reference.model import Model as Exported  # noqa: E402
 
 EMBEDDING_STD = 0.02
 
@@ -67,7 +72,7 @@ class Attention(nn.Module):
         c = self.c
         q, k, v = self.heads(x)
         if mode == "dense":
-            out = modes.dense(q, k, v, self.rope, at)
+            out = modes.dense(q, k, v, self.rope, at, **options)
         elif mode == "moba":
             out = modes.moba(q, k, v, self.rope, at, c.moba_block, **{"topk": c.moba_topk, **options})
         elif mode == "mosa":
@@ -275,6 +280,30 @@ def look_back(attention, head, distance, sharpness, seen, written):
     attention.k_proj.weight[pairs + d // 2, 0] = sharpness * turns.sin()
     attention.v_proj.weight[first : first + d] = seen
     attention.o_proj.weight[:, first : first + d] = written.T
+
+
+def load_exported(model, path):
+    """Sets the weights to those of a GGUF file that export.py made of such a model."""
+    names = {
+        **{name: f"{module}.weight" for name, module in NAMES.items()},
+        "attn_mosa_router": "self_attn.mosa_router.weight",
+        "attn_infini_gate": "self_attn.infini_gate",
+    }
+    others = {
+        "token_embd.weight": "embed_tokens.weight",
+        "output_norm.weight": "norm.weight",
+        "landmark_embd.weight": "landmark_embd",
+    }
+    state = {}
+    for name, w in Exported(path, dtype=torch.float32).w.items():
+        if name.startswith("blk."):
+            _, layer, what, _ = name.split(".")
+            if what in ("attn_q", "attn_k"):
+                w = half_split(w, model.c.n_head if what == "attn_q" else model.c.n_head_kv)
+            state[f"layers.{layer}.{names[what]}"] = w
+        else:
+            state[others[name]] = w
+    model.load_state_dict(state)
 
 
 def save_checkpoint(model, folder: Path, tokenizer_config):

@@ -6,7 +6,8 @@ returns the heads' outputs [B, H, T, d].
 
 `rope` is a Rope; `at` the positions [T] it rotates to, which may skip ahead of 0..T-1 so that distances
 longer than the training length are seen (PoSE, arXiv 2309.10400). With `rows` [R], q holds the queries of these
-positions alone, in order.
+positions alone, in order. `bias` [T, T] is added to the scores of dense heads and MoBA: log n where a key stands for
+n of its kind.
 """
 
 import math
@@ -45,15 +46,21 @@ def causal_mask(n):
     return torch.ones(n, n, dtype=torch.bool).tril()
 
 
-def dense(q, k, v, rope, at, rows=None):
+def biased(mask, bias):
+    """What attn_mask is to be where mask [.., T, T] lets attend."""
+    return mask if bias is None else torch.where(mask, bias, -math.inf)
+
+
+def dense(q, k, v, rope, at, rows=None, bias=None):
     k, v = per_query_head(k, q.shape[1]), per_query_head(v, q.shape[1])
-    if rows is None:
+    if rows is None and bias is None:
         return F.scaled_dot_product_attention(rope(q, at), rope(k, at), v, is_causal=True)
-    mask = torch.arange(k.shape[2]) <= rows[:, None]
+    rows = torch.arange(k.shape[2]) if rows is None else rows
+    mask = biased(torch.arange(k.shape[2]) <= rows[:, None], bias)
     return F.scaled_dot_product_attention(rope(q, at[rows]), rope(k, at), v, attn_mask=mask)
 
 
-def moba(q, k, v, rope, at, block, topk, rows=None):
+def moba(q, k, v, rope, at, block, topk, rows=None, bias=None):
     """Lu et al., MoBA (arXiv 2502.13189). The gate has no gradient: it only chooses."""
     H, T = q.shape[1], k.shape[2]
     rows = torch.arange(T) if rows is None else rows
@@ -66,7 +73,7 @@ def moba(q, k, v, rope, at, block, topk, rows=None):
         gate = (q @ means.mT).masked_fill(torch.arange(n) >= own, -math.inf)
         chosen = best(gate, topk - 1) | (torch.arange(n) == own)
         mask = chosen.repeat_interleave(block, dim=-1)[..., :T] & (torch.arange(T) <= rows[:, None])
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=biased(mask, bias))
 
 
 def prefix_members(r, k, include_first):
@@ -95,7 +102,7 @@ def prefix_members_of_rows(r, k, include_first, rows):
     return (rank >= last) & (i <= rows[:, None])
 
 
-def mosa(q, k, v, rope, at, router, n_kept, dense_heads=0, include_first=True, rows=None):
+def mosa(q, k, v, rope, at, router, n_kept, dense_heads=0, include_first=True, rows=None, bias=None):
     """Piekos et al., Mixture of Sparse Attention (arXiv 2505.00315), with prefix selection.
 
     router [B, T, R] are the scores before the sigmoid, R = G or H. A token's score multiplies its output as a
@@ -120,9 +127,8 @@ def mosa(q, k, v, rope, at, router, n_kept, dense_heads=0, include_first=True, r
     sparse = sparse * r[:, :, rows] * is_member[..., None]
     if not dense_heads:
         return sparse
-    first = F.scaled_dot_product_attention(
-        q[:, :dense_heads], k[:, :dense_heads], v[:, :dense_heads], attn_mask=torch.arange(T) <= rows[:, None]
-    )
+    mask = biased(torch.arange(T) <= rows[:, None], bias)
+    first = F.scaled_dot_product_attention(q[:, :dense_heads], k[:, :dense_heads], v[:, :dense_heads], attn_mask=mask)
     return torch.cat((first, sparse), dim=1)
 
 

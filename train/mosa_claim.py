@@ -28,7 +28,7 @@ from torch import nn
 
 import modes
 import tasks as tasks_
-from train import learning_rate
+from train import PRECISION, learning_rate
 
 D, N_EMBD, N_LAYER, N_FF, LENGTH, ROPE_BASE = 32, 128, 4, 352, 512, 10000.0
 
@@ -200,6 +200,7 @@ def main():
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    torch.set_float32_matmul_precision(PRECISION)
     tasks = tasks_.load(args.folder)
     args.n_vocab = tasks.tokenizer.get_vocab_size()
     ids, held_out = corpus(tasks)

@@ -195,8 +195,9 @@ class Tasks:
         pairs = [self.sequence(rng, length) for _ in range(n)]
         return torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
 
-    def stream(self, rng, segment, n_before, n_between):
-        """A pass key in a stream: (filler, needle in 2 segments, filler, question in 2, which of its ids are answer)."""
+    def stream(self, rng, segment, n_before, n_between, n_question):
+        """A pass key in a stream: (filler, needle in 2 segments, filler, question in n_question, which of its ids are
+        answer)."""
         seed = rng.random()  # one kind of filler throughout
 
         def fill(n):
@@ -213,8 +214,11 @@ class Tasks:
         answer = self.encode(f" {key}")
         at = rng.randrange(2 * segment - len(needle) + 1)
         needle = fill(at) + needle + fill(2 * segment - at - len(needle))
-        at = rng.randrange(2 * segment - len(question) - len(answer))
-        rest = 2 * segment - at - len(question) - len(answer)
+        room = n_question * segment - len(question) - len(answer)
+        at = rng.randrange(room)
+        if n_question > 1 and rng.random() < 0.15:
+            at = segment - len(question)  # the answer starts a segment, from where nothing before can be seen
+        rest = room - at
         answers = [False] * (at + len(question)) + [True] * len(answer) + [False] * rest
         question = fill(at) + question + answer + fill(rest)
         return fill(n_before * segment), needle, fill(n_between * segment), question, answers

@@ -17,7 +17,9 @@ The mixture changes over the run:
 - at MEMORY, late, for a high learning rate would undo it, Infini's memory gets its start (model.py). From then on
   STREAM_SHARE of all steps are streams [filler][needle][filler][question] in which the gradient flows through needle
   and question only. How much filler there may be grows as long as answers are right, from a segment to
-  a million tokens; beyond three segments, what they add to the memory is multiplied instead.
+  a million tokens; beyond two segments, what they add to the memory is multiplied instead.
+
+Matrices are multiplied in bfloat16 where the CPU does that (sums and weights stay in float32).
 """
 
 import argparse
@@ -39,20 +41,28 @@ MODES = {"dense": 17, "moba": 23, "mosa": 23, "landmark": 30, "infini": 7}
 STREAM_SHARE = 0.5
 REPEATS, ALONE, GROWN, SKIP, MEMORY = 0.008, 0.027, 0.08, 0.133, 0.53
 LEAST_KEPT, LEAST_BLOCKS = 24, 2
+CROWD = 16
 TEXT_WEIGHT = 0.5
+PRECISION = "medium"
 MIN_FILLER, MAX_FILLER = 128, 1 << 20  # tokens of filler in a stream
-STREAMS = 8
+STREAMS = 10
 
 
-def skipping_positions(rng, length, n_ctx):
-    """Positions 0..length-1 with two skips, up to n_ctx."""
+def stretched(rng, length, n_ctx):
+    """A sequence that stands for a longer one: positions [length] with two skips, up to n_ctx, and the bias [length,
+    length] with which what came before a skip counts up to CROWD times. (In a longer text there is more of what is
+    not looked for, and it adds up.)"""
     cuts = sorted(rng.sample(range(1, length), 2))
     room = int(n_ctx ** rng.uniform(math.log(length) / math.log(n_ctx), 1)) - length
     first = rng.randint(0, room)
     skips = torch.zeros(length, dtype=torch.long)
     skips[cuts[0]] += first
     skips[cuts[1]] += rng.randint(0, room - first)
-    return torch.arange(length) + skips.cumsum(0)
+    part = torch.zeros(length, dtype=torch.long)
+    part[cuts] += 1
+    part = part.cumsum(0)
+    counts = torch.tensor([rng.uniform(0, math.log(CROWD)) for _ in range(2)] + [0.0])[part]
+    return torch.arange(length) + skips.cumsum(0), counts * (part < part[:, None])
 
 
 def loss_of(logits, ids, answers):
@@ -78,16 +88,19 @@ def landmark_loss(model, ids, answers, **options):
 
 def start_memory(model, tasks, rng):
     """Gives Infini's memory a start (model.py), fitted to streams without filler."""
-    streams = [tasks.stream(rng, model.c.infini_segment // 2, 0, 0) for _ in range(100)]
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    streams = [tasks.stream(rng, model.c.infini_segment // 2, 0, 0, 2) for _ in range(100)]
     ids = torch.tensor([needle + question for _, needle, _, question, _ in streams])
     torch.manual_seed(rng.randrange(1 << 31))
     model.start_memory(ids, tasks.tokenizer.token_to_id("Ġ"))
+    torch.set_float32_matmul_precision(precision)
 
 
 def filler_of(rng, most, segment):
     """Filler for a stream, up to `most` tokens: (segments of it to read, how often what they add is added)."""
     n_tokens = math.exp(rng.uniform(0, math.log(most)))
-    n = min(math.ceil(n_tokens / segment), 3)
+    n = min(math.ceil(n_tokens / segment), 2)
     return n, max(n_tokens / (n * segment), 1)
 
 
@@ -97,7 +110,8 @@ def stream_loss(model, tasks, rng, most):
     c = model.c
     segment, d = c.infini_segment, c.n_embd // c.n_head
     (n_before, before_scale), (n_between, between_scale) = (filler_of(rng, most, segment) for _ in range(2))
-    parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between) for _ in range(STREAMS))))
+    n_question = rng.randint(1, 2)
+    parts = list(zip(*(tasks.stream(rng, segment, n_before, n_between, n_question) for _ in range(STREAMS))))
     before, needle, between, question, answers = (torch.tensor(p) for p in parts)
     memories = [modes.empty_memory(STREAMS, c.n_head_kv, d) for _ in model.layers]
 
@@ -154,7 +168,8 @@ def step_loss(model, tasks, rng, mode, progress, batch, length, most_filler=MIN_
         ids, answers = tasks.batch(rng, batch, length)
     at, options = None, {}
     if mode != "infini" and progress > SKIP and rng.random() < 0.5:
-        at, options = skipping_positions(rng, length, model.c.n_ctx), fewer(rng, mode, model.c)
+        at, bias = stretched(rng, length, model.c.n_ctx)
+        options = {"bias": bias, **fewer(rng, mode, model.c)}
     return loss_of(model(ids, mode, at, **options), ids, answers)
 
 
@@ -178,6 +193,20 @@ def learning_rate(step, steps, peak):
 def late_learning_rate(progress, peak):
     """After MEMORY: from a seventh down, so that what start_memory() has put in is kept."""
     return peak * 0.15 * (1 - 0.8 * (progress - MEMORY) / (1 - MEMORY))
+
+
+def learning_rate_at(step, args):
+    """The rate of a step. A run that starts from a file is all MEMORY's part, after a warm-up."""
+    if args.start:
+        return min(1, (step + 1) / 100) * late_learning_rate(progress_at(step, args), args.lr)
+    progress = progress_at(step, args)
+    if progress < MEMORY:
+        return learning_rate(step, MEMORY * args.steps, args.lr)
+    return late_learning_rate(progress, args.lr)
+
+
+def progress_at(step, args):
+    return MEMORY + (1 - MEMORY) * step / args.steps if args.start else step / args.steps
 
 
 def optimizer_for(model):
@@ -214,6 +243,8 @@ def train(args):
     torch.manual_seed(args.seed)
     tasks = tasks_.load(args.folder)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
+    if args.start:
+        model_.load_exported(model, args.start)
     optimizer = optimizer_for(model)
     first, most_filler = resume(args.folder, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
@@ -222,16 +253,12 @@ def train(args):
         sums, start = {}, time.time()
         for step in range(first, args.steps):
             rng = random.Random(f"{args.seed} {step}")  # the same step whether or not the run was stopped
-            progress = step / args.steps
+            progress = progress_at(step, args)
             mode = pick_mode(rng, args.modes, progress)
-            if step == math.ceil(MEMORY * args.steps):
+            if step == math.ceil(MEMORY * args.steps) and not args.start:
                 start_memory(model, tasks, rng)
-            if progress < MEMORY:
-                rate = learning_rate(step, MEMORY * args.steps, args.lr)
-            else:
-                rate = late_learning_rate(progress, args.lr)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate_at(step, args)
             loss, right = step_loss(
                 model, tasks, rng, mode, progress, args.batch, args.length, most_filler
             )
@@ -256,6 +283,7 @@ def train(args):
 def main():
     parser = argparse.ArgumentParser(description="trains the bundled checkpoint under every attention mode")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--start", type=Path, help="go on from the weights of this GGUF file, as after MEMORY")
     parser.add_argument("--steps", type=int, default=4700)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
@@ -263,6 +291,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", type=int, default=200)
     parser.add_argument("--modes", nargs="+", choices=[*MODES, "stream"], help="train these alone")
+    torch.set_float32_matmul_precision(PRECISION)
     train(parser.parse_args())
 
 
