@@ -12,7 +12,16 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ENV = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON")
+ENV = dict(os.environ)
+
+
+def flags():
+    """CMAKE_ARGS of a native build. llama.cpp's AMX code crashes (0.3.36, SmolLM2 in Q4_1), so it is left out."""
+    args = ["-DGGML_NATIVE=ON"]
+    if "amx_tile" in Path("/proc/cpuinfo").read_text():
+        without = " ".join(f"-mno-amx-{part}" for part in ("tile", "int8", "bf16"))
+        args += [f"-DCMAKE_{language}_FLAGS='{without}'" for language in ("C", "CXX")]
+    return " ".join(args)
 
 
 def requirement(name):
@@ -51,6 +60,7 @@ def build_ik_llama(pip):
 
 def main():
     venv = Path(sys.argv[1]).resolve()
+    ENV["CMAKE_ARGS"] = flags()
     ENV["PATH"] = f"{venv / 'bin'}{os.pathsep}{ENV['PATH']}"  # for cmake and ninja
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     pip = [venv / "bin" / "python", "-m", "pip"]

@@ -15,14 +15,6 @@ GEMM(gemm_min, 32, 0)
 GEMM(gemm_zero, 32, 128)
 GEMM(gemm_zero_16, 16, 128)
 
-#define MATVECS                                                                                       \
-    {                                                                                                 \
-        [TENSOR_F32] = matvec_f32_avx512, [TENSOR_F16] = matvec_f16_avx512,                           \
-        [TENSOR_BF16] = matvec_bf16_avx512, [TENSOR_Q4_0] = matvec_q4_0, [TENSOR_Q4_1] = matvec_q4_1, \
-        [TENSOR_Q5_0] = matvec_q5_0, [TENSOR_Q5_1] = matvec_q5_1, [TENSOR_Q8_0] = matvec_q8_0,        \
-        [TENSOR_Q4_K] = matvec_q4_k, [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,        \
-    }
-
 #define GEMMS                                                                                             \
     {                                                                                                     \
         [TENSOR_F32] = gemm_f32_avx512, [TENSOR_F16] = gemm_f16_avx512, [TENSOR_BF16] = gemm_bf16_avx512, \
@@ -34,7 +26,7 @@ GEMM(gemm_zero_16, 16, 128)
 const struct kernels kernels_avx512vnni = {
     .isa = "avx512vnni",
     .max_few = 5,
-    .matvec = MATVECS,
+    .matvec = MATVECS(avx512),
     .matmul = GEMMS,
     .quantize = quantize_avx512,
     .rmsnorm = rmsnorm_avx512,
@@ -48,7 +40,7 @@ const struct kernels kernels_amx = {
     .max_few = 5,
     .tiles_from = AMX_LEAST,
     .tiles = gemm_amx,
-    .matvec = MATVECS,
+    .matvec = MATVECS(avx512),
     .matmul = GEMMS,
     .quantize = quantize_amx,
     .rmsnorm = rmsnorm_avx512,

@@ -145,15 +145,7 @@ GEMM(gemm_zero_16, 16, false)
 #define NEON_TABLE(name)                                                                                    \
     {                                                                                                       \
         .isa = name, .max_few = 3,                                                                          \
-        .matvec =                                                                                           \
-            {                                                                                               \
-                [TENSOR_F32] = matvec_f32_neon,   [TENSOR_F16] = matvec_f16_neon,                           \
-                [TENSOR_BF16] = matvec_bf16_neon, [TENSOR_Q4_0] = matvec_q4_0,                              \
-                [TENSOR_Q4_1] = matvec_q4_1,      [TENSOR_Q5_0] = matvec_q5_0,                              \
-                [TENSOR_Q5_1] = matvec_q5_1,      [TENSOR_Q8_0] = matvec_q8_0,                              \
-                [TENSOR_Q4_K] = matvec_q4_k,      [TENSOR_Q5_K] = matvec_q5_k,                              \
-                [TENSOR_Q6_K] = matvec_q6_k,                                                                \
-            },                                                                                              \
+        .matvec = MATVECS(neon),                                                                            \
         .matmul =                                                                                           \
             {                                                                                               \
                 [TENSOR_F32] = gemm_f32_neon, [TENSOR_F16] = gemm_f16_neon, [TENSOR_BF16] = gemm_bf16_neon, \

@@ -25,6 +25,15 @@ DECLARE_FLOAT_PRODUCTS(avx2);
 DECLARE_FLOAT_PRODUCTS(avx512);
 DECLARE_FLOAT_PRODUCTS(neon);
 
+/* The matvec of every type; those of quantised types are static to the file of the table. */
+#define MATVECS(isa)                                                                                  \
+    {                                                                                                 \
+        [TENSOR_F32] = matvec_f32_##isa, [TENSOR_F16] = matvec_f16_##isa,                             \
+        [TENSOR_BF16] = matvec_bf16_##isa, [TENSOR_Q4_0] = matvec_q4_0, [TENSOR_Q4_1] = matvec_q4_1,  \
+        [TENSOR_Q5_0] = matvec_q5_0, [TENSOR_Q5_1] = matvec_q5_1, [TENSOR_Q8_0] = matvec_q8_0,        \
+        [TENSOR_Q4_K] = matvec_q4_k, [TENSOR_Q5_K] = matvec_q5_k, [TENSOR_Q6_K] = matvec_q6_k,        \
+    }
+
 #define AMX_LEAST 48 /* rows of a batch, from which on unpacking for tiles pays */
 DECLARE_MATMUL(gemm_amx);
 void quantize_amx(const struct acts *a, int row);
