@@ -1,8 +1,9 @@
 /* dense.c - ordinary causal attention, as FlashAttention computes it.
  *
- * Few tokens (decoding): every KV head's entries are cut into at most
- * MAX_CHUNKS chunks; whoever is free takes the next (head, chunk), attends to
- * it with all query heads of the group, and the pieces are merged in order.
+ * Few tokens (decoding): the KV heads' entries are cut into some MAX_CHUNKS
+ * chunks in all; whoever is free takes the next (head, chunk), attends to it
+ * with all query heads of the group, and the pieces are merged in order. Chunks
+ * are long, as memory is fast only once it has been read from for a while.
  *
  * Many tokens (prompts): the context goes by in panels. The workers pack a
  * panel of every head's entries, then take tiles of query rows and let them
@@ -14,8 +15,8 @@
 #include <string.h>
 
 #define FEW_ROWS 16         /* rows (tokens x group) up to which the decoding form is used */
-#define MAX_CHUNKS 32
-#define MIN_CHUNK 128       /* entries */
+#define MAX_CHUNKS 32       /* rounded up to a multiple of the KV heads */
+#define MIN_CHUNK 512       /* entries */
 #define TILE 48             /* query rows that a worker takes at a time */
 #define PANEL 1024          /* entries of a head that are packed at a time */
 #define PANEL_BYTES (8 << 20) /* fewer where the panels of all heads would take more than this */
@@ -33,6 +34,8 @@ struct plan {
     size_t states_bytes, panels_bytes;
 };
 
+static int chunks_of_head(const struct attn_shape *s) { return (MAX_CHUNKS + s->n_head_kv - 1) / s->n_head_kv; }
+
 static struct plan make_plan(const struct attn_shape *s) {
     struct plan p = {
         .group = s->n_head / s->n_head_kv,
@@ -43,7 +46,7 @@ static struct plan make_plan(const struct attn_shape *s) {
     while (p.panel > 2 * ATTEND_BLOCK &&
            (size_t)p.panel / ATTEND_BLOCK * p.block_bytes * (size_t)s->n_head_kv > PANEL_BYTES)
         p.panel -= ATTEND_BLOCK;
-    size_t few = (size_t)(p.group > FEW_ROWS ? p.group : FEW_ROWS) * MAX_CHUNKS * (size_t)s->n_head_kv;
+    size_t few = (size_t)(p.group > FEW_ROWS ? p.group : FEW_ROWS) * (size_t)(chunks_of_head(s) * s->n_head_kv);
     size_t many = (size_t)s->max_batch * (size_t)s->n_head;
     p.states_bytes = (few > many ? few : many) * p.state * sizeof(float);
     p.panels_bytes = (size_t)p.panel / ATTEND_BLOCK * p.block_bytes * (size_t)s->n_head_kv;
@@ -111,16 +114,16 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
                      struct worker *w) {
     const struct attn_shape *s = layer->shape;
     int G = s->n_head_kv, m = b->n * p->group, n = most_entries(layer) + b->n;
-    int chunk = (n + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    int most_chunks = chunks_of_head(s), chunk = (n + most_chunks - 1) / most_chunks;
     chunk = chunk < MIN_CHUNK ? MIN_CHUNK : (chunk + ATTEND_BLOCK - 1) / ATTEND_BLOCK * ATTEND_BLOCK;
     int n_chunks = (n + chunk - 1) / chunk;
     float *states = layer->scratch; /* [G, n_chunks, m, state] */
 
     for (int item; (item = team_next(w)) < G * n_chunks;) {
-        int g = item % G, begin = item / G * chunk, end = begin + chunk;
+        int g = item / n_chunks, begin = item % n_chunks * chunk, end = begin + chunk;
         struct kv_view kv = kv_view(&layer->cache, g);
         struct attend_row rows[FEW_ROWS];
-        float *piece = states + (size_t)(g * n_chunks + item / G) * (size_t)m * p->state;
+        float *piece = states + (size_t)item * (size_t)m * p->state;
         if (end > layer->cache.heads[g].n + b->n) end = layer->cache.heads[g].n + b->n;
         for (int first = 0; first < m; first += FEW_ROWS) {
             int count = m - first < FEW_ROWS ? m - first : FEW_ROWS;
