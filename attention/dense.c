@@ -120,10 +120,10 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
     float *states = layer->scratch; /* [G, n_chunks, m, state] */
 
     for (int item; (item = team_next(w)) < G * n_chunks;) {
-        int g = item / n_chunks, begin = item % n_chunks * chunk, end = begin + chunk;
+        int g = item % G, begin = item / G * chunk, end = begin + chunk;
         struct kv_view kv = kv_view(&layer->cache, g);
         struct attend_row rows[FEW_ROWS];
-        float *piece = states + (size_t)item * (size_t)m * p->state;
+        float *piece = states + (size_t)(g * n_chunks + item / G) * (size_t)m * p->state;
         if (end > layer->cache.heads[g].n + b->n) end = layer->cache.heads[g].n + b->n;
         for (int first = 0; first < m; first += FEW_ROWS) {
             int count = m - first < FEW_ROWS ? m - first : FEW_ROWS;
