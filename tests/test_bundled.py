@@ -36,10 +36,18 @@ def test_every_mode_computes_its_definition(mode, reference, prompts):
     assert (np.asarray(want).argmax(-1) == got.argmax(-1)).mean() > 0.98
 
 
-@pytest.mark.parametrize("mode", [m for m in MODES if m != "infini"])  # see models/README.md
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_finds_pass_keys_at_the_training_length(mode, prompts):
     answers = [run(MODEL, "-p", p.text, "-n", 8, "--temp", 0, "--attn", mode).stdout.decode() for p in prompts]
     assert sum(passkey.found(a, p.expected) for a, p in zip(answers, prompts)) >= len(prompts) - 1
+
+
+@pytest.mark.parametrize("mode", ["landmark", "infini"])
+def test_pass_keys_are_found_far_beyond_it(mode):
+    far = list(passkey.prompts(harness.Engine(RUN, MODEL), [8000], 6, None, 7))
+    options = ("-n", 8, "--temp", 0, "-c", 9000, "--attn", mode)
+    answers = [run(MODEL, "-p", p.text, *options).stdout.decode() for p in far]
+    assert sum(passkey.found(a, p.expected) for a, p in zip(answers, far)) >= len(far) - 1
 
 
 def test_run_alone_takes_this_model(tmp_path):
