@@ -34,7 +34,9 @@ struct plan {
     size_t states_bytes, panels_bytes;
 };
 
-static int chunks_of_head(const struct attn_shape *s) { return (MAX_CHUNKS + s->n_head_kv - 1) / s->n_head_kv; }
+static int chunks_of_head(const struct attn_shape *s) {
+    return (MAX_CHUNKS + s->n_head_kv - 1) / s->n_head_kv;
+}
 
 static struct plan make_plan(const struct attn_shape *s) {
     struct plan p = {

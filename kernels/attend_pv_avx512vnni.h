@@ -24,7 +24,8 @@ INLINE void weigh(int R, const struct entries *e, size_t at, int n, int32_t (*ou
         vec inverse = v_set(one[r] > 0 ? 1 / one[r] : 0);
         for (int i = 0; i < n / LANES; i++) {
             vec w = v_mul(v_mul(scale[i], inverse), v_load(e->p[r] + i * LANES));
-            _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w)));
+            __m256i w16 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w));
+            _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), w16);
         }
     }
 }

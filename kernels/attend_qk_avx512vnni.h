@@ -86,7 +86,8 @@ INLINE struct query_pair quantize_pair(const float *q, int excess) {
 }
 
 /* [d/64, FEW] pairs of the queries, kept from block to block. */
-INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, const float *const *q, int excess) {
+INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, const float *const *q,
+                                            int excess) {
     struct query_pair *pairs = (struct query_pair *)e->queries;
     _Static_assert(sizeof *pairs * FEW * (KV_MAX_DIM / 64) <= QUERIES_BYTES, "pairs of queries fit");
     if (e->ready == q[0]) return pairs;

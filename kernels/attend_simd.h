@@ -89,8 +89,9 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
-/* Brings a row that is `ahead` bytes on into the first-level cache. That waits for few lines at a time; where rows are
- * whole lines (q8_0 has its hands full) the second-level cache, which waits for more, gets them earlier. */
+/* Brings a row that is `ahead` bytes on into the first-level cache. That waits for few lines at a time;
+ * where rows are whole lines, the second-level cache, which waits for more, gets them earlier. (q8_0 has its
+ * hands full: there that costs more than it brings.) */
 INLINE void prefetch_row(const uint8_t *row, size_t ahead, size_t bytes) {
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + ahead + line);
     if (!ahead || bytes % 64) return;

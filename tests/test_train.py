@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import DATA, ROOT, logits, relative_error
-from reference import modes as reference
+from reference import modes as reference, tiny
 from reference.model import Layer, Rope
 
 sys.path[:0] = [str(ROOT), str(ROOT / "train")]
@@ -207,6 +207,14 @@ def test_a_run_starts_from_an_exported_file(tasks, tmp_path, monkeypatch):
     trained = torch.load(folder / "state.pt", weights_only=True)["model"]
     moved = max((trained[name] - w).abs().max().item() for name, w in model.state_dict().items())
     assert 0 < moved < 1e-3  # four steps of the warm-up
+
+
+def test_a_file_that_is_no_such_model_is_one_line(tasks, tmp_path):
+    args = arguments(tmp_path / "run", 4)
+    other = tiny.write(tmp_path / "other.gguf", tiny.Tiny())
+    for args.start, reason in ((tmp_path / "none", "No such file"), (other, "not an export of such a model")):
+        with pytest.raises(SystemExit, match=f"{args.start}: {reason}"):
+            train.train(args)
 
 
 def small_config(init):

@@ -26,6 +26,7 @@ import torch
 import adapt_text
 import distill
 from frozen import Frozen, Settings, Sidecar
+from train import PRECISION
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
@@ -65,7 +66,7 @@ class Run:
             text = self.texts.text
             ids = [x for name in sorted(text) for x in map(int, text[name][0][: 3000 // len(text)])]
             distill.start_router(self.frozen, self.sidecar, ids)
-        torch.set_float32_matmul_precision("medium")  # in bfloat16, where the CPU does that
+        torch.set_float32_matmul_precision(PRECISION)
 
     def load(self):
         state = torch.load(self.folder / "state.pt", weights_only=True)

@@ -26,6 +26,7 @@ import argparse
 import csv
 import math
 import random
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -43,7 +44,7 @@ REPEATS, ALONE, GROWN, SKIP, MEMORY = 0.008, 0.027, 0.08, 0.133, 0.53
 LEAST_KEPT, LEAST_BLOCKS = 24, 2
 CROWD = 16
 TEXT_WEIGHT = 0.5
-PRECISION = "medium"
+PRECISION = "medium"  # of torch: bfloat16, where the CPU multiplies that
 MIN_FILLER, MAX_FILLER = 128, 1 << 20  # tokens of filler in a stream
 STREAMS = 10
 
@@ -195,18 +196,18 @@ def late_learning_rate(progress, peak):
     return peak * 0.15 * (1 - 0.8 * (progress - MEMORY) / (1 - MEMORY))
 
 
+def progress_at(step, args):
+    """How far a run is, 0 to 1; one that starts from a file begins after MEMORY."""
+    return MEMORY + (1 - MEMORY) * step / args.steps if args.start else step / args.steps
+
+
 def learning_rate_at(step, args):
-    """The rate of a step. A run that starts from a file is all MEMORY's part, after a warm-up."""
-    if args.start:
-        return min(1, (step + 1) / 100) * late_learning_rate(progress_at(step, args), args.lr)
+    """The rate of a step; a run that starts from a file has a warm-up."""
     progress = progress_at(step, args)
     if progress < MEMORY:
         return learning_rate(step, MEMORY * args.steps, args.lr)
-    return late_learning_rate(progress, args.lr)
-
-
-def progress_at(step, args):
-    return MEMORY + (1 - MEMORY) * step / args.steps if args.start else step / args.steps
+    warm_up = min(1, (step + 1) / 100) if args.start else 1
+    return warm_up * late_learning_rate(progress, args.lr)
 
 
 def optimizer_for(model):
@@ -244,7 +245,11 @@ def train(args):
     tasks = tasks_.load(args.folder)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
     if args.start:
-        model_.load_exported(model, args.start)
+        try:
+            model_.load_exported(model, args.start)
+        except (OSError, ValueError, KeyError, RuntimeError) as e:
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else "not an export of such a model"
+            sys.exit(f"train.py: {args.start}: {reason}")
     optimizer = optimizer_for(model)
     first, most_filler = resume(args.folder, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
