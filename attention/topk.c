@@ -20,8 +20,8 @@
  * A token while generating: what depends on memory (scoring keys and pages) is
  * dealt out to the workers in small pieces, what follows by KV head or query
  * head. Tokens of a prompt: each of its searches is one worker's. */
+#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "../alloc.h"
 #include "../kernels/sparse.h"
@@ -31,7 +31,6 @@
 
 #define MAX_PROBE 16     /* keys scored per key that is to be found */
 #define MIN_PROBED 512   /* keys scored at least */
-#define AHEAD 32         /* keys that are on their way from memory while one is scored */
 #define PIECE 256        /* chosen keys that a worker scores at a time */
 #define CHUNK 1024       /* entries that a worker scores at a time */
 
@@ -246,6 +245,14 @@ static int append_range(int *list, int n, int begin, int end) {
     return n;
 }
 
+/* How far pages reach beyond what makes one of the best for a head: most = max(most, reach - least). */
+static void raise_to(float *restrict most, const float *restrict reach, float least, int n) {
+    for (int i = 0; i < n; i++) {
+        float excess = reach[i] - least;
+        most[i] = excess > most[i] ? excess : most[i];
+    }
+}
+
 /* The candidates in the pages that reach furthest for any query head of the group, and those that have no
  * page. */
 static void choose_pages(const struct search *s, const struct topk_scratch *t) {
@@ -257,14 +264,10 @@ static void choose_pages(const struct search *s, const struct topk_scratch *t) {
         *s->n_chosen = 0;
         return;
     }
+    for (int i = 0; i < sight->n_pages; i++) t->own[i] = -INFINITY;
     for (int h = 0; h < group_size(s->layer); h++) {
-        /* Relative to what makes a page one of the best for this head. */
         const float *reach = s->scores + (size_t)h * s->stride;
-        float least = guess_least(topk->sparse, reach, sight->n_pages, n_read, t->spare);
-        for (int i = 0; i < sight->n_pages; i++) {
-            float excess = reach[i] - least;
-            t->own[i] = h == 0 || excess > t->own[i] ? excess : t->own[i];
-        }
+        raise_to(t->own, reach, guess_least(topk->sparse, reach, sight->n_pages, n_read, t->spare), sight->n_pages);
     }
     int n_best = select_best(topk->sparse, t->own, sight->n_pages, n_read, t->best, t->spare);
     for (int i = 0; i < n_best; i++) {
@@ -276,47 +279,35 @@ static void choose_pages(const struct search *s, const struct topk_scratch *t) {
     *s->n_chosen = append_range(s->chosen, n, rest > sight->begin ? rest : sight->begin, sight->end);
 }
 
-/* Asks for a row that lies anywhere in memory before it is needed. */
-static void prefetch_row(const uint8_t *rows, int i, size_t row_bytes) {
-    const uint8_t *row = rows + (size_t)i * row_bytes;
-    for (size_t byte = 0; byte < row_bytes; byte += 64) __builtin_prefetch(row + byte);
-}
-
 /* Scores of chosen keys [first, last), or as many as there are, for all query heads of the group. */
 static void score_chosen(const struct search *s, int first, int last) {
     const struct attn_shape *shape = s->layer->shape;
-    const int *chosen = s->chosen;
     struct kv_view kv = kv_view(&s->layer->cache, s->g);
     if (last > *s->n_chosen) last = *s->n_chosen;
-    for (int i = first, next, ahead = first; i < last; i = next) {
-        for (; ahead < last && ahead < i + AHEAD; ahead++) prefetch_row(kv.k, chosen[ahead], kv.k_row_bytes);
-        for (next = i + 1; next < last && chosen[next] == chosen[next - 1] + 1; next++) ;
-        shape->attend->scores(&kv, chosen[i], chosen[next - 1] + 1, s->q, (size_t)shape->head_dim,
-                              group_size(s->layer), s->chosen_scores + i, s->stride);
-    }
+    if (first < last)
+        shape->attend->score_list(&kv, s->chosen + first, last - first, s->q, (size_t)shape->head_dim,
+                                  group_size(s->layer), s->chosen_scores + first, s->stride);
 }
 
 /* ---- last step: the k best, and attention to them -------------------------------------------- */
 
-/* What query head h of the group attends to, ascending: to t->list. Returns how many. */
+/* The candidates that query head h of the group attends to, ascending, to t->list, and their scores to t->own.
+ * Returns how many. */
 static int choose(const struct search *s, int h, const struct topk_scratch *t) {
     const struct topk_params *params = s->layer->params;
     const struct topk *topk = s->layer->state;
     const struct sight *sight = &s->sight;
-    int candidates = sight->end - sight->begin, n;
-    size_t row = (size_t)h * s->stride;
-    if (candidates <= params->k) return append_range(t->list, 0, 0, sight->limit);
-    if (by_pages(s->layer, sight)) {
-        n = select_best(topk->sparse, s->chosen_scores + row, *s->n_chosen, params->k, t->best, t->spare);
-        for (int i = 0; i < n; i++) t->best[i] = s->chosen[t->best[i]];
-    } else {
-        const float *scores = s->scores + row + sight->begin;
-        n = select_best(topk->sparse, scores, candidates, params->k, t->best, t->spare);
-        for (int i = 0; i < n; i++) t->best[i] += sight->begin;
+    bool pages = by_pages(s->layer, sight);
+    const float *scores = pages ? s->chosen_scores : s->scores + sight->begin;
+    scores += (size_t)h * s->stride;
+    int n = select_best(topk->sparse, scores, pages ? *s->n_chosen : sight->end - sight->begin, params->k,
+                        t->list, t->spare);
+    for (int i = 0; i < n; i++) {
+        int best = t->list[i];
+        t->own[i] = scores[best];
+        t->list[i] = pages ? s->chosen[best] : sight->begin + best;
     }
-    append_range(t->list, 0, 0, sight->begin);
-    memcpy(t->list + sight->begin, t->best, (size_t)n * sizeof *t->best);
-    return append_range(t->list, sight->begin + n, sight->end, sight->limit);
+    return n;
 }
 
 /* How many of two ascending lists' elements are in both. */
@@ -330,7 +321,8 @@ static int in_both(const int *x, int n, const int *y, int m) {
     return both;
 }
 
-/* Compares what a row attends to, t->list [n], with the exact choice and with all entries. */
+/* Compares the candidates that a row attends to, t->list [n], with the exact choice, and all that it attends to
+ * with all entries. */
 static void measure_row(const struct search *s, const float *q, int n, const struct topk_scratch *t,
                         struct measure *measure) {
     const struct topk_params *params = s->layer->params;
@@ -339,21 +331,34 @@ static void measure_row(const struct search *s, const float *q, int n, const str
     int candidates = sight->end - sight->begin;
     measure->rows++;
     measure->mass += mass_kept(s->layer, s->g, q, sight->limit, t->state, t->own);
+    if (candidates <= params->k || params->k == 0) {
+        measure->recall++;
+        return;
+    }
     int wanted = select_best(topk->sparse, t->own + sight->begin, candidates, params->k, t->best, t->spare);
     for (int i = 0; i < wanted; i++) t->best[i] += sight->begin;
-    measure->recall += wanted ? (double)in_both(t->best, wanted, t->list, n) / wanted : 1;
+    measure->recall += (double)in_both(t->best, wanted, t->list, n) / wanted;
 }
 
 static void attend_row(const struct search *s, const struct attn_batch *b, int h, const struct worker *w) {
     const struct attn_shape *shape = s->layer->shape;
+    const struct topk_params *params = s->layer->params;
     const struct topk *topk = s->layer->state;
+    const struct sight *sight = &s->sight;
     struct topk_scratch t = topk_scratch(s->layer, w);
     struct kv_view kv = kv_view(&s->layer->cache, s->g);
     const float *q = s->q + h * shape->head_dim;
-    int n = choose(s, h, &t);
-    for (int i = 0; i < n; i++) prefetch_row(kv.v, t.list[i], kv.v_row_bytes);
+    struct attend_row row = {.q = q, .state = t.state, .limit = sight->limit};
+    int n = 0;
     attend_init(t.state, shape->head_dim);
-    shape->attend->list(&kv, t.list, n, q, t.state);
+    if (sight->end - sight->begin <= params->k) {
+        shape->attend->range(&kv, 0, sight->limit, &row, 1);
+    } else {
+        n = choose(s, h, &t);
+        shape->attend->range(&kv, 0, sight->begin, &row, 1);
+        shape->attend->list(&kv, t.list, t.own, n, t.state);
+        shape->attend->range(&kv, sight->end, sight->limit, &row, 1);
+    }
     attend_finish(t.state, shape->head_dim, b->out + (q - b->q));
     if (topk->measures) measure_row(s, q, n, &t, &topk->measures[w->id]);
 }
@@ -362,19 +367,22 @@ static void attend_row(const struct search *s, const struct attn_batch *b, int h
 
 static int chunks_of(int n, int size) { return (n + size - 1) / size; }
 
-/* One token: the workers share each step. */
+/* One token: the workers share each step. Each gets a part that lies together in memory, of the same KV heads in
+ * each step, so that what it has read is still in its cache. */
 static void attend_one(const struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     struct topk_scratch t = topk_scratch(layer, w);
-    int G = layer->shape->n_head_kv, group = group_size(layer), most = 0;
+    int G = layer->shape->n_head_kv, group = group_size(layer), most = 0, begin, end;
     bool pages = false;
     for (int g = 0; g < G; g++) {
         struct search s = search_for(layer, b, 0, g, g);
         if (s.sight.limit > most) most = s.sight.limit;
         if (by_pages(layer, &s.sight)) pages = true;
     }
-    for (int item; (item = team_next(w)) < G * chunks_of(most, CHUNK);) {
-        struct search s = search_for(layer, b, 0, item % G, item % G);
-        score_chunk(&s, item / G);
+    int chunks = chunks_of(most, CHUNK);
+    worker_range(w, G * chunks, 1, &begin, &end);
+    for (int item = begin; item < end; item++) {
+        struct search s = search_for(layer, b, 0, item / chunks, item / chunks);
+        score_chunk(&s, item % chunks);
     }
     team_barrier(w);
     if (pages) {
@@ -388,13 +396,16 @@ static void attend_one(const struct attn_layer *layer, const struct attn_batch *
             struct search s = search_for(layer, b, 0, g, g);
             if (*s.n_chosen > most) most = *s.n_chosen;
         }
-        for (int item; (item = team_next(w)) < G * chunks_of(most, PIECE);) {
-            struct search s = search_for(layer, b, 0, item % G, item % G);
-            score_chosen(&s, item / G * PIECE, (item / G + 1) * PIECE);
+        int pieces = chunks_of(most, PIECE);
+        worker_range(w, G * pieces, 1, &begin, &end);
+        for (int item = begin; item < end; item++) {
+            struct search s = search_for(layer, b, 0, item / pieces, item / pieces);
+            score_chosen(&s, item % pieces * PIECE, (item % pieces + 1) * PIECE);
         }
         team_barrier(w);
     }
-    for (int head; (head = team_next(w)) < layer->shape->n_head;) {
+    worker_range(w, layer->shape->n_head, 1, &begin, &end);
+    for (int head = begin; head < end; head++) {
         struct search s = search_for(layer, b, 0, head / group, head / group);
         attend_row(&s, b, head % group, w);
     }

@@ -54,12 +54,11 @@ static void range_c(const struct kv_view *kv, int begin, int end, const struct a
     }
 }
 
-static void list_c(const struct kv_view *kv, const int *index, int n, const float *q, float *state) {
-    float k[KV_MAX_DIM], v[KV_MAX_DIM];
+static void list_c(const struct kv_view *kv, const int *index, const float *scores, int n, float *state) {
+    float v[KV_MAX_DIM];
     for (int i = 0; i < n; i++) {
-        kv_row_load(kv->type_k, kv->d, kv->k + (size_t)index[i] * kv->k_row_bytes, k);
         kv_row_load(kv->type_v, kv->d, kv->v + (size_t)index[i] * kv->v_row_bytes, v);
-        attend_entry(kv->d, dot(q, k, kv->d), v, state);
+        attend_entry(kv->d, scores[i], v, state);
     }
 }
 
@@ -71,6 +70,11 @@ static void scores_c(const struct kv_view *kv, int begin, int end, const float *
         for (int r = 0; r < m; r++)
             scores[(size_t)r * stride + (size_t)(i - begin)] = dot(q + (size_t)r * q_stride, k, kv->d);
     }
+}
+
+static void score_list_c(const struct kv_view *kv, const int *index, int n, const float *q, size_t q_stride,
+                         int m, float *scores, size_t stride) {
+    for (int i = 0; i < n; i++) scores_c(kv, index[i], index[i] + 1, q, q_stride, m, scores + i, stride);
 }
 
 static void add_softmax_c(float *scores, int n, float scale, float *sums) {
@@ -109,6 +113,7 @@ const struct attend_kernels attend_c = {
     .range = range_c,
     .list = list_c,
     .scores = scores_c,
+    .score_list = score_list_c,
     .add_softmax = add_softmax_c,
     .pack = pack_c,
     .block_bytes = block_bytes_c,

@@ -9,7 +9,8 @@
  *
  *     attend_init(state, d);
  *     a->range(&kv, 0, 100, rows, m);          contiguous entries, few rows (decode)
- *     a->list(&kv, indices, n, q, state);      chosen entries, one row
+ *     a->score_list(&kv, index, n, q, ...);    chosen entries: their scores,
+ *     a->list(&kv, index, scores, n, state);     and then their values, one row
  *     a->pack(&kv, begin, n, block);           contiguous entries, many rows (prefill):
  *     a->rows(d, blocks, begin, n, rows, m);     pack 64 at a time, once, then reuse
  *     attend_merge(state, other, d);           pieces computed apart
@@ -59,12 +60,16 @@ struct attend_kernels {
      * few rows: for decoding, where memory is the limit. */
     void (*range)(const struct kv_view *kv, int begin, int end, const struct attend_row *rows, int m);
 
-    /* One row attends to the n entries that `index` lists. */
-    void (*list)(const struct kv_view *kv, const int *index, int n, const float *q, float *state);
+    /* One row attends to the n entries that `index` lists, with which it scores as given. */
+    void (*list)(const struct kv_view *kv, const int *index, const float *scores, int n, float *state);
 
     /* scores[r * stride + i] = q_r . k_(begin + i), for m rows q_r = q + r * q_stride. */
     void (*scores)(const struct kv_view *kv, int begin, int end, const float *q, size_t q_stride, int m,
                    float *scores, size_t stride);
+
+    /* The same for the n entries that `index` lists: scores[r * stride + i] = q_r . k_index[i]. */
+    void (*score_list)(const struct kv_view *kv, const int *index, int n, const float *q, size_t q_stride,
+                       int m, float *scores, size_t stride);
 
     /* sums += scale * softmax(scores), of n > 0 scores, which are overwritten. */
     void (*add_softmax)(float *scores, int n, float scale, float *sums);

@@ -105,6 +105,7 @@ const struct attend_kernels attend_avx2 = {
     .range = simd_range,
     .list = simd_list,
     .scores = simd_scores,
+    .score_list = simd_score_list,
     .add_softmax = simd_add_softmax,
     .pack = simd_pack,
     .block_bytes = simd_block_bytes,

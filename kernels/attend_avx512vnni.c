@@ -349,6 +349,7 @@ const struct attend_kernels attend_avx512vnni = {
     .range = simd_range,
     .list = simd_list,
     .scores = simd_scores,
+    .score_list = simd_score_list,
     .add_softmax = simd_add_softmax,
     .pack = pack,
     .block_bytes = block_bytes,

@@ -1,4 +1,4 @@
-/* attend_few.h - range(), list(), scores() and add_softmax() of attend.h for any vector width.
+/* attend_few.h - range(), list(), scores(), score_list() and add_softmax() of attend.h for any vector width.
  *
  * The file that includes it names the two products of a block of entries:
  *
@@ -53,8 +53,7 @@ static void point_at(struct entries *e, const struct kv_view *kv, const int *ind
     e->ahead_v = index ? 0 : AHEAD * kv->v_row_bytes;
 }
 
-/* Up to FEW rows attend to the entries; `first` is the index of the first, or
- * -1 where all rows see all of them. */
+/* Up to FEW rows attend to the entries; `first` is the index of the first. */
 static void attend_entries(const struct kv_view *kv, struct entries *e, const struct attend_row *rows, int R,
                            int first) {
     const float *q[FEW];
@@ -65,7 +64,7 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
     }
     QK(kv->type_k, R, e, q);
     for (int r = 0; r < R; r++) {
-        int seen = first < 0 || rows[r].limit - first > e->n ? e->n : rows[r].limit - first;
+        int seen = rows[r].limit - first < e->n ? rows[r].limit - first : e->n;
         shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state, &e->largest[r]);
     }
     PV(kv->type_v, R, e, shrink, acc);
@@ -84,17 +83,40 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
     }
 }
 
-static void simd_list(const struct kv_view *kv, const int *index, int n, const float *q, float *state) {
+/* Asks for the rows of up to ATTEND_BLOCK listed entries, which may lie anywhere in memory. */
+static void prefetch_list(const uint8_t *rows, size_t row_bytes, const int *index, int n) {
+    if (n > ATTEND_BLOCK) n = ATTEND_BLOCK;
+    for (int i = 0; i < n; i++) prefetch_row(rows + (size_t)index[i] * row_bytes, 0, row_bytes);
+}
+
+static void simd_list(const struct kv_view *kv, const int *index, const float *scores, int n, float *state) {
     if (kv->d % LANES) {
-        attend_c.list(kv, index, n, q, state);
+        attend_c.list(kv, index, scores, n, state);
         return;
     }
     struct entries e;
-    e.ready = NULL;
-    struct attend_row row = {.q = q, .state = state};
+    float *acc = state + ATTEND_ACC;
+    prefetch_list(kv->v, kv->v_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
-        point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
-        attend_entries(kv, &e, &row, 1, -1);
+        int count = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK;
+        prefetch_list(kv->v, kv->v_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);
+        point_at(&e, kv, index + i, 0, count);
+        memcpy(e.p[0], scores + i, (size_t)count * sizeof *scores);
+        float shrink = softmax_entries(e.p[0], count, count, state, &e.largest[0]);
+        PV(kv->type_v, 1, &e, &shrink, &acc);
+    }
+}
+
+/* Scores of m rows against the entries. */
+static void score_entries(const struct kv_view *kv, struct entries *e, const float *q, size_t q_stride, int m,
+                          float *scores, size_t stride) {
+    for (int r = 0; r < m; r += FEW) {
+        int R = m - r < FEW ? m - r : FEW;
+        const float *rows[FEW];
+        for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
+        QK(kv->type_k, R, e, rows);
+        for (int j = 0; j < R; j++)
+            memcpy(scores + (size_t)(r + j) * stride, e->p[j], (size_t)e->n * sizeof(float));
     }
 }
 
@@ -109,14 +131,23 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
         if (end - begin < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */
-        for (int r = 0; r < m; r += FEW) {
-            int R = m - r < FEW ? m - r : FEW;
-            const float *rows[FEW];
-            for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
-            QK(kv->type_k, R, &e, rows);
-            for (int j = 0; j < R; j++)
-                memcpy(scores + (size_t)(r + j) * stride + (i - begin), e.p[j], (size_t)e.n * sizeof(float));
-        }
+        score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
+    }
+}
+
+static void simd_score_list(const struct kv_view *kv, const int *index, int n, const float *q, size_t q_stride,
+                            int m, float *scores, size_t stride) {
+    if (kv->d % LANES) {
+        attend_c.score_list(kv, index, n, q, q_stride, m, scores, stride);
+        return;
+    }
+    struct entries e;
+    e.ready = NULL;
+    prefetch_list(kv->k, kv->k_row_bytes, index, n);
+    for (int i = 0; i < n; i += ATTEND_BLOCK) {
+        prefetch_list(kv->k, kv->k_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);
+        point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
+        score_entries(kv, &e, q, q_stride, m, scores + i, stride);
     }
 }
 
