@@ -17,9 +17,9 @@
  * Query heads that share a KV head also share the pages that are read: any of
  * them may ask for one.
  *
- * A token while generating: what depends on memory (scoring keys and pages) is
- * dealt out to the workers in small pieces, what follows by KV head or query
- * head. Tokens of a prompt: each of its searches is one worker's. */
+ * A token while generating: every step is shared out to the workers, by pieces
+ * of KV heads, by KV head or by query head. Tokens of a prompt: each of its
+ * searches is one worker's. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -267,7 +267,8 @@ static void choose_pages(const struct search *s, const struct topk_scratch *t) {
     for (int i = 0; i < sight->n_pages; i++) t->own[i] = -INFINITY;
     for (int h = 0; h < group_size(s->layer); h++) {
         const float *reach = s->scores + (size_t)h * s->stride;
-        raise_to(t->own, reach, guess_least(topk->sparse, reach, sight->n_pages, n_read, t->spare), sight->n_pages);
+        float least = guess_least(topk->sparse, reach, sight->n_pages, n_read, t->spare);
+        raise_to(t->own, reach, least, sight->n_pages);
     }
     int n_best = select_best(topk->sparse, t->own, sight->n_pages, n_read, t->best, t->spare);
     for (int i = 0; i < n_best; i++) {
@@ -331,13 +332,11 @@ static void measure_row(const struct search *s, const float *q, int n, const str
     int candidates = sight->end - sight->begin;
     measure->rows++;
     measure->mass += mass_kept(s->layer, s->g, q, sight->limit, t->state, t->own);
-    if (candidates <= params->k || params->k == 0) {
-        measure->recall++;
-        return;
-    }
-    int wanted = select_best(topk->sparse, t->own + sight->begin, candidates, params->k, t->best, t->spare);
+    int wanted = 0;
+    if (candidates > params->k)
+        wanted = select_best(topk->sparse, t->own + sight->begin, candidates, params->k, t->best, t->spare);
     for (int i = 0; i < wanted; i++) t->best[i] += sight->begin;
-    measure->recall += (double)in_both(t->best, wanted, t->list, n) / wanted;
+    measure->recall += wanted ? (double)in_both(t->best, wanted, t->list, n) / wanted : 1;
 }
 
 static void attend_row(const struct search *s, const struct attn_batch *b, int h, const struct worker *w) {
