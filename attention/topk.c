@@ -31,8 +31,8 @@
 
 #define MAX_PROBE 16     /* keys scored per key that is to be found */
 #define MIN_PROBED 512   /* keys scored at least */
-#define PIECE 256        /* chosen keys that a worker scores at a time */
-#define CHUNK 1024       /* entries that a worker scores at a time */
+#define PIECES 8         /* parts of the chosen keys of a KV head, each scored by one worker */
+#define CHUNK 4096       /* entries that a worker scores at a time, or the pages of as many */
 
 enum { PREFILL_DENSE, PREFILL_SPARSE };
 enum { INDEX_EXACT, INDEX_PAGE };
@@ -41,8 +41,16 @@ struct topk_params {
     int k, recent, sink, prefill, index, recall;
 };
 
+/* What is done of a token's search in a KV head. */
+struct progress {
+    struct team_count scored;         /* chunks of entries */
+    struct team_count chosen;         /* 1 when it is known which keys are still to be scored */
+    struct team_count chosen_scored;  /* pieces of these */
+};
+
 struct topk {
     const struct sparse_kernels *sparse;
+    struct progress *progress; /* [G] of a generated token */
     struct pages *pages;      /* [G], index=page */
     double attended;          /* entries, summed over generated tokens and query heads */
     struct measure *measures; /* [n_threads], or NULL where nothing is measured */
@@ -62,8 +70,8 @@ struct search {
     struct sight sight;
     size_t stride;
     float *scores;            /* [group, stride] of keys, or how far pages reach */
-    float *chosen_scores;     /* [group, stride] of the keys in chosen pages */
-    int *chosen;              /* [stride] these, ascending */
+    float *chosen_scores;     /* [group, stride] of `chosen` */
+    int *chosen;              /* [stride] these, and what is attended to in any case; ascending */
     int *n_chosen;
 };
 
@@ -214,8 +222,7 @@ static void score_keys(const struct search *s, int chunk) {
     const struct attn_shape *shape = s->layer->shape;
     struct kv_view kv = kv_view(&s->layer->cache, s->g);
     int begin = chunk * CHUNK, end = begin + CHUNK;
-    if (begin < s->sight.begin) begin = s->sight.begin;
-    if (end > s->sight.end) end = s->sight.end;
+    if (end > s->sight.limit) end = s->sight.limit;
     if (begin < end)
         shape->attend->scores(&kv, begin, end, s->q, (size_t)shape->head_dim, group_size(s->layer),
                               s->scores + begin, s->stride);
@@ -253,17 +260,15 @@ static void raise_to(float *restrict most, const float *restrict reach, float le
     }
 }
 
-/* The candidates in the pages that reach furthest for any query head of the group, and those that have no
- * page. */
+/* The candidates in the pages that reach furthest for any query head of the group and those that have no page,
+ * between the entries that are attended to in any case. */
 static void choose_pages(const struct search *s, const struct topk_scratch *t) {
     const struct topk *topk = s->layer->state;
     const struct sight *sight = &s->sight;
+    *s->n_chosen = 0;
+    if (!by_pages(s->layer, sight)) return;
     const int *start = topk->pages[s->g].start;
-    int n_read = pages_to_read(s->layer), n = 0;
-    if (!by_pages(s->layer, sight)) {
-        *s->n_chosen = 0;
-        return;
-    }
+    int n_read = pages_to_read(s->layer);
     for (int i = 0; i < sight->n_pages; i++) t->own[i] = -INFINITY;
     for (int h = 0; h < group_size(s->layer); h++) {
         const float *reach = s->scores + (size_t)h * s->stride;
@@ -271,20 +276,22 @@ static void choose_pages(const struct search *s, const struct topk_scratch *t) {
         raise_to(t->own, reach, least, sight->n_pages);
     }
     int n_best = select_best(topk->sparse, t->own, sight->n_pages, n_read, t->best, t->spare);
+    int n = append_range(s->chosen, 0, 0, sight->begin);
     for (int i = 0; i < n_best; i++) {
         int begin = start[t->best[i]], end = start[t->best[i] + 1];
         n = append_range(s->chosen, n, begin > sight->begin ? begin : sight->begin,
                          end < sight->end ? end : sight->end);
     }
     int rest = start[sight->n_pages];
-    *s->n_chosen = append_range(s->chosen, n, rest > sight->begin ? rest : sight->begin, sight->end);
+    *s->n_chosen = append_range(s->chosen, n, rest > sight->begin ? rest : sight->begin, sight->limit);
 }
 
-/* Scores of chosen keys [first, last), or as many as there are, for all query heads of the group. */
-static void score_chosen(const struct search *s, int first, int last) {
+/* Scores of one of PIECES parts of the chosen keys, for all query heads of the group. */
+static void score_piece(const struct search *s, int piece) {
     const struct attn_shape *shape = s->layer->shape;
     struct kv_view kv = kv_view(&s->layer->cache, s->g);
-    if (last > *s->n_chosen) last = *s->n_chosen;
+    int first = (int)((int64_t)*s->n_chosen * piece / PIECES);
+    int last = (int)((int64_t)*s->n_chosen * (piece + 1) / PIECES);
     if (first < last)
         shape->attend->score_list(&kv, s->chosen + first, last - first, s->q, (size_t)shape->head_dim,
                                   group_size(s->layer), s->chosen_scores + first, s->stride);
@@ -292,22 +299,23 @@ static void score_chosen(const struct search *s, int first, int last) {
 
 /* ---- last step: the k best, and attention to them -------------------------------------------- */
 
-/* The candidates that query head h of the group attends to, ascending, to t->list, and their scores to t->own.
+/* The entries that query head h of the group attends to, ascending, to t->list, and their scores to t->own.
  * Returns how many. */
 static int choose(const struct search *s, int h, const struct topk_scratch *t) {
     const struct topk_params *params = s->layer->params;
     const struct topk *topk = s->layer->state;
     const struct sight *sight = &s->sight;
     bool pages = by_pages(s->layer, sight);
-    const float *scores = pages ? s->chosen_scores : s->scores + sight->begin;
-    scores += (size_t)h * s->stride;
-    int n = select_best(topk->sparse, scores, pages ? *s->n_chosen : sight->end - sight->begin, params->k,
-                        t->list, t->spare);
-    for (int i = 0; i < n; i++) {
-        int best = t->list[i];
-        t->own[i] = scores[best];
-        t->list[i] = pages ? s->chosen[best] : sight->begin + best;
-    }
+    const float *scores = (pages ? s->chosen_scores : s->scores) + (size_t)h * s->stride;
+    int scored = pages ? *s->n_chosen : sight->limit, begin = sight->begin;
+    int end = scored - (sight->limit - sight->end);
+    int n = append_range(t->list, 0, 0, begin);
+    int n_best = select_best(topk->sparse, scores + begin, end - begin, params->k, t->list + n, t->spare);
+    for (int i = 0; i < n_best; i++) t->list[n++] += begin;
+    n = append_range(t->list, n, end, scored);
+    for (int i = 0; i < n; i++) t->own[i] = scores[t->list[i]];
+    if (pages)
+        for (int i = 0; i < n; i++) t->list[i] = s->chosen[t->list[i]];
     return n;
 }
 
@@ -322,8 +330,8 @@ static int in_both(const int *x, int n, const int *y, int m) {
     return both;
 }
 
-/* Compares the candidates that a row attends to, t->list [n], with the exact choice, and all that it attends to
- * with all entries. */
+/* Compares the candidates among the entries that a row attends to, t->list [n], with the exact choice, and all that
+ * it attends to with all entries. */
 static void measure_row(const struct search *s, const float *q, int n, const struct topk_scratch *t,
                         struct measure *measure) {
     const struct topk_params *params = s->layer->params;
@@ -354,9 +362,7 @@ static void attend_row(const struct search *s, const struct attn_batch *b, int h
         shape->attend->range(&kv, 0, sight->limit, &row, 1);
     } else {
         n = choose(s, h, &t);
-        shape->attend->range(&kv, 0, sight->begin, &row, 1);
         shape->attend->list(&kv, t.list, t.own, n, t.state);
-        shape->attend->range(&kv, sight->end, sight->limit, &row, 1);
     }
     attend_finish(t.state, shape->head_dim, b->out + (q - b->q));
     if (topk->measures) measure_row(s, q, n, &t, &topk->measures[w->id]);
@@ -366,47 +372,40 @@ static void attend_row(const struct search *s, const struct attn_batch *b, int h
 
 static int chunks_of(int n, int size) { return (n + size - 1) / size; }
 
-/* One token: the workers share each step. Each gets a part that lies together in memory, of the same KV heads in
- * each step, so that what it has read is still in its cache. */
+/* One token: the workers take the steps' items in turn. One waits only for what its item needs, so that a group's
+ * keys are scored while another's pages are chosen. An item needs nothing but items before it, which others have
+ * taken already: some worker can always go on. */
 static void attend_one(const struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
+    const struct topk *topk = layer->state;
     struct topk_scratch t = topk_scratch(layer, w);
-    int G = layer->shape->n_head_kv, group = group_size(layer), most = 0, begin, end;
-    bool pages = false;
+    int G = layer->shape->n_head_kv, group = group_size(layer), most = 0;
     for (int g = 0; g < G; g++) {
-        struct search s = search_for(layer, b, 0, g, g);
-        if (s.sight.limit > most) most = s.sight.limit;
-        if (by_pages(layer, &s.sight)) pages = true;
+        int limit = see(layer, b, g, 0).limit;
+        if (limit > most) most = limit;
     }
     int chunks = chunks_of(most, CHUNK);
-    worker_range(w, G * chunks, 1, &begin, &end);
-    for (int item = begin; item < end; item++) {
-        struct search s = search_for(layer, b, 0, item / chunks, item / chunks);
-        score_chunk(&s, item % chunks);
-    }
-    team_barrier(w);
-    if (pages) {
-        for (int g; (g = team_next(w)) < G;) {
-            struct search s = search_for(layer, b, 0, g, g);
+    int choose_at = G * chunks, pieces_at = choose_at + G, rows_at = pieces_at + G * PIECES;
+    struct search s = search_for(layer, b, 0, 0, 0);
+    for (int item; (item = team_next(w)) < rows_at + G * group;) {
+        int g = item < choose_at ? item / chunks : item < pieces_at ? item - choose_at :
+                item < rows_at ? (item - pieces_at) / PIECES : (item - rows_at) / group;
+        if (g != s.g) s = search_for(layer, b, 0, g, g);
+        struct progress *progress = &topk->progress[g];
+        if (item < choose_at) {
+            score_chunk(&s, item % chunks);
+            team_done(w, &progress->scored);
+        } else if (item < pieces_at) {
+            team_await(w, &progress->scored, chunks);
             choose_pages(&s, &t);
+            team_done(w, &progress->chosen);
+        } else if (item < rows_at) {
+            team_await(w, &progress->chosen, 1);
+            score_piece(&s, (item - pieces_at) % PIECES);
+            team_done(w, &progress->chosen_scored);
+        } else {
+            team_await(w, &progress->chosen_scored, PIECES);
+            attend_row(&s, b, (item - rows_at) % group, w);
         }
-        team_barrier(w);
-        most = 0;
-        for (int g = 0; g < G; g++) {
-            struct search s = search_for(layer, b, 0, g, g);
-            if (*s.n_chosen > most) most = *s.n_chosen;
-        }
-        int pieces = chunks_of(most, PIECE);
-        worker_range(w, G * pieces, 1, &begin, &end);
-        for (int item = begin; item < end; item++) {
-            struct search s = search_for(layer, b, 0, item / pieces, item / pieces);
-            score_chosen(&s, item % pieces * PIECE, (item % pieces + 1) * PIECE);
-        }
-        team_barrier(w);
-    }
-    worker_range(w, layer->shape->n_head, 1, &begin, &end);
-    for (int head = begin; head < end; head++) {
-        struct search s = search_for(layer, b, 0, head / group, head / group);
-        attend_row(&s, b, head % group, w);
     }
     team_barrier(w);
 }
@@ -418,10 +417,8 @@ static void attend_several(const struct attn_layer *layer, const struct attn_bat
     for (int item; (item = team_next(w)) < G * b->n;) {
         struct search s = search_for(layer, b, item / G, item % G, G + w->id);
         for (int chunk = 0; chunk < chunks_of(s.sight.limit, CHUNK); chunk++) score_chunk(&s, chunk);
-        if (by_pages(layer, &s.sight)) {
-            choose_pages(&s, &t);
-            score_chosen(&s, 0, *s.n_chosen);
-        }
+        choose_pages(&s, &t);
+        for (int piece = 0; piece < PIECES; piece++) score_piece(&s, piece);
         for (int h = 0; h < group_size(layer); h++) attend_row(&s, b, h, w);
     }
     team_barrier(w);
@@ -437,9 +434,10 @@ static int topk_init(struct attn_layer *layer, const struct model *model, struct
     if (!topk) return fail(err, "out of memory for the state of layer %d", layer->index);
     topk->sparse = sparse_select(kernels_isa(s->kernels));
     if (params->index == INDEX_PAGE) topk->pages = calloc((size_t)s->n_head_kv, sizeof *topk->pages);
+    topk->progress = alloc_zeroed((size_t)s->n_head_kv * sizeof *topk->progress);
     bool measure = params->recall || s->measure;
     if (measure) topk->measures = alloc_zeroed((size_t)s->n_threads * sizeof *topk->measures);
-    if ((params->index == INDEX_PAGE && !topk->pages) || (measure && !topk->measures))
+    if (!topk->progress || (params->index == INDEX_PAGE && !topk->pages) || (measure && !topk->measures))
         return fail(err, "out of memory for the state of layer %d", layer->index);
     return 0;
 }
@@ -470,6 +468,7 @@ static void topk_forward(struct attn_layer *layer, const struct attn_batch *b, s
     const struct topk_params *params = layer->params;
     struct topk *topk = layer->state;
     dense_store(layer, b, w);
+    if (w->id == 0) memset(topk->progress, 0, (size_t)layer->shape->n_head_kv * sizeof *topk->progress);
     team_barrier(w);
     if (topk->pages) extend_pages(layer, b, w);
     if (b->prefill && params->prefill == PREFILL_DENSE) {
@@ -504,6 +503,7 @@ static void topk_free(struct attn_layer *layer) {
     if (!topk) return;
     for (int g = 0; topk->pages && g < layer->shape->n_head_kv; g++) pages_free(&topk->pages[g]);
     free(topk->pages);
+    free(topk->progress);
     free(topk->measures);
     free(topk);
     layer->state = NULL;

@@ -140,19 +140,19 @@ struct weights {
 };
 
 static void page_weights(int d, const struct page_group *g, const float *q, struct weights *w) {
-    float low[KV_MAX_DIM], high[KV_MAX_DIM], most = 0;
+    float most = 0;
     w->offset = 0;
     for (int c = 0; c < d; c++) {
-        low[c] = (q[c] - PAGE_REACH * fabsf(q[c])) * 0.5f * g->step[c];
-        high[c] = (q[c] + PAGE_REACH * fabsf(q[c])) * 0.5f * g->step[c];
-        most = fmaxf(most, fmaxf(fabsf(low[c]), fabsf(high[c])));
+        most = fmaxf(most, fabsf(q[c] * g->step[c]));
         w->offset += q[c] * g->base[c];
     }
-    float inverse = most > 0 ? 127 / most : 0;
+    most *= 0.5f + 0.5f * PAGE_REACH;
+    float half = most > 0 ? 127 / most * 0.5f : 0;
     w->scale = most / 127;
     for (int c = 0; c < d; c++) {
-        w->low[c] = (int8_t)lrintf(low[c] * inverse);
-        w->high[c] = (int8_t)lrintf(high[c] * inverse);
+        float middle = q[c] * g->step[c] * half, reach = fabsf(middle) * PAGE_REACH;
+        w->low[c] = (int8_t)lrintf(middle - reach);
+        w->high[c] = (int8_t)lrintf(middle + reach);
     }
 }
 

@@ -24,26 +24,21 @@ struct weights {
     float offset, scale;
 };
 
-static void page_weights(int d, const struct page_group *g, const float *query, struct weights *w) {
-    _Alignas(64) float q[KV_MAX_DIM];
-    vec low[KV_MAX_DIM / LANES], high[KV_MAX_DIM / LANES], most = v_zero(), offset = v_zero();
-    memcpy(q, query, (size_t)d * sizeof *q);
-    for (int c = d; c < g->width; c++) q[c] = 0;
-    for (int c = 0, i = 0; c < g->width; c += LANES, i++) {
-        vec x = v_load(q + c), step = v_mul(v_load(g->step + c), v_set(0.5f));
-        vec spread = v_mul(v_abs(x), v_set(PAGE_REACH));
-        low[i] = v_mul(v_sub(x, spread), step);
-        high[i] = v_mul(v_add(x, spread), step);
-        most = v_max(most, v_max(v_abs(low[i]), v_abs(high[i])));
+static inline void page_weights(const struct page_group *g, const float *q, struct weights *w) {
+    vec most = v_zero(), offset = v_zero();
+    for (int c = 0; c < g->width; c += LANES) {
+        vec x = v_load(q + c);
+        most = v_max(most, v_abs(v_mul(x, v_load(g->step + c))));
         offset = v_fma(x, v_load(g->base + c), offset);
     }
-    float top = v_max_lane(most);
-    vec inverse = v_set(top > 0 ? 127 / top : 0);
+    float top = v_max_lane(most) * (0.5f + 0.5f * PAGE_REACH);
+    vec half = v_set(top > 0 ? 127 / top * 0.5f : 0), spread = v_set(PAGE_REACH);
     w->offset = v_sum(offset);
     w->scale = top / 127;
-    for (int c = 0, i = 0; c < g->width; c += LANES, i++) {
-        v_store_i8(w->low + c / 4, v_mul(low[i], inverse));
-        v_store_i8(w->high + c / 4, v_mul(high[i], inverse));
+    for (int c = 0; c < g->width; c += LANES) {
+        vec middle = v_mul(v_mul(v_load(q + c), v_load(g->step + c)), half), reach = v_mul(v_abs(middle), spread);
+        v_store_i8(w->low + c / 4, v_sub(middle, reach));
+        v_store_i8(w->high + c / 4, v_add(middle, reach));
     }
 }
 
@@ -80,11 +75,17 @@ reach_rows(const struct page_group *g, const struct weights *w, int R, float *re
 static void reach_simd(int d, const void *group, const float *q, size_t q_stride, int m, float *reach,
                        size_t stride) {
     struct page_group g = page_group(d, group);
+    _Alignas(64) float padded[KV_MAX_DIM];
+    if (d < g.width) memset(padded, 0, sizeof padded);
     for (int r = 0; r < m; r += MAX_ROWS) {
         struct weights w[MAX_ROWS];
         int R = m - r < MAX_ROWS ? m - r : MAX_ROWS;
         float *out = reach + (size_t)r * stride;
-        for (int j = 0; j < R; j++) page_weights(d, &g, q + (size_t)(r + j) * q_stride, &w[j]);
+        for (int j = 0; j < R; j++) {
+            const float *query = q + (size_t)(r + j) * q_stride;
+            if (d < g.width) query = memcpy(padded, query, (size_t)d * sizeof *query);
+            page_weights(&g, query, &w[j]);
+        }
         switch (R) {
         case 1: reach_rows(&g, w, 1, out, stride); break;
         case 2: reach_rows(&g, w, 2, out, stride); break;

@@ -1,7 +1,6 @@
 #include "team.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -74,6 +73,15 @@ void team_barrier(struct worker *w) {
 
 int team_next(struct worker *w) {
     return atomic_fetch_add_explicit(&w->team->next, 1, memory_order_relaxed);
+}
+
+void team_done(struct worker *w, struct team_count *count) {
+    atomic_fetch_add(&count->n, 1);
+    wake_sleepers(w->team);
+}
+
+void team_await(struct worker *w, struct team_count *count, int n) {
+    wait_for(w->team, &count->n, (unsigned)n);
 }
 
 void worker_range(const struct worker *w, int n, int align, int *begin, int *end) {

@@ -7,6 +7,8 @@
  * no OpenMP runtime. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "../error.h"
 
 struct team;
@@ -32,6 +34,15 @@ void team_barrier(struct worker *w);
  * until it reaches the loop's length. Who gets which index differs from run to
  * run, so the work of an index must not depend on who does it. */
 int team_next(struct worker *w);
+
+/* A number of things that are done, which the workers add to and wait for where a barrier would keep those waiting
+ * who have other work: team_done() adds one, team_await() returns when there are n, which is the most there will
+ * be. What was written before team_done() is visible then. */
+struct team_count {
+    _Alignas(64) atomic_uint n;
+};
+void team_done(struct worker *w, struct team_count *count);
+void team_await(struct worker *w, struct team_count *count, int n);
 
 /* This worker's part [*begin, *end) of 0..n-1, split evenly in steps of align. */
 void worker_range(const struct worker *w, int n, int align, int *begin, int *end);
