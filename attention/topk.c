@@ -32,7 +32,7 @@
 #define MAX_PROBE 16     /* keys scored per key that is to be found */
 #define MIN_PROBED 512   /* keys scored at least */
 #define PIECES 8         /* parts of the chosen keys of a KV head, each scored by one worker */
-#define CHUNK 4096       /* entries that a worker scores at a time, or the pages of as many */
+#define CHUNK 1024       /* entries that a worker scores at a time, or the pages of as many */
 
 enum { PREFILL_DENSE, PREFILL_SPARSE };
 enum { INDEX_EXACT, INDEX_PAGE };
@@ -370,11 +370,10 @@ static void attend_row(const struct search *s, const struct attn_batch *b, int h
 
 /* ---- all steps ------------------------------------------------------------------------------ */
 
-static int chunks_of(int n, int size) { return (n + size - 1) / size; }
+static int chunks_of(int n) { return (n + CHUNK - 1) / CHUNK; }
 
-/* One token: the workers take the steps' items in turn. One waits only for what its item needs, so that a group's
- * keys are scored while another's pages are chosen. An item needs nothing but items before it, which others have
- * taken already: some worker can always go on. */
+/* One token: the workers share each step, and wait for what an item needs rather than for each other. Most have the
+ * same KV heads in each step, neighbouring parts of memory that are still in their caches. */
 static void attend_one(const struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     const struct topk *topk = layer->state;
     struct topk_scratch t = topk_scratch(layer, w);
@@ -383,29 +382,31 @@ static void attend_one(const struct attn_layer *layer, const struct attn_batch *
         int limit = see(layer, b, g, 0).limit;
         if (limit > most) most = limit;
     }
-    int chunks = chunks_of(most, CHUNK);
-    int choose_at = G * chunks, pieces_at = choose_at + G, rows_at = pieces_at + G * PIECES;
-    struct search s = search_for(layer, b, 0, 0, 0);
-    for (int item; (item = team_next(w)) < rows_at + G * group;) {
-        int g = item < choose_at ? item / chunks : item < pieces_at ? item - choose_at :
-                item < rows_at ? (item - pieces_at) / PIECES : (item - rows_at) / group;
-        if (g != s.g) s = search_for(layer, b, 0, g, g);
-        struct progress *progress = &topk->progress[g];
-        if (item < choose_at) {
-            score_chunk(&s, item % chunks);
-            team_done(w, &progress->scored);
-        } else if (item < pieces_at) {
-            team_await(w, &progress->scored, chunks);
-            choose_pages(&s, &t);
-            team_done(w, &progress->chosen);
-        } else if (item < rows_at) {
-            team_await(w, &progress->chosen, 1);
-            score_piece(&s, (item - pieces_at) % PIECES);
-            team_done(w, &progress->chosen_scored);
-        } else {
-            team_await(w, &progress->chosen_scored, PIECES);
-            attend_row(&s, b, (item - rows_at) % group, w);
-        }
+    int chunks = chunks_of(most), begin, end;
+    worker_range(w, G * chunks, 1, &begin, &end);
+    for (int item = begin; item < end; item++) {
+        struct search s = search_for(layer, b, 0, item / chunks, item / chunks);
+        score_chunk(&s, item % chunks);
+        team_done(w, &topk->progress[s.g].scored);
+    }
+    worker_range(w, G, 1, &begin, &end);
+    for (int g = begin; g < end; g++) {
+        struct search s = search_for(layer, b, 0, g, g);
+        team_await(w, &topk->progress[g].scored, chunks);
+        choose_pages(&s, &t);
+        team_done(w, &topk->progress[g].chosen);
+    }
+    for (int item; (item = team_next(w)) < G * PIECES;) {
+        struct search s = search_for(layer, b, 0, item / PIECES, item / PIECES);
+        team_await(w, &topk->progress[s.g].chosen, 1);
+        score_piece(&s, item % PIECES);
+        team_done(w, &topk->progress[s.g].chosen_scored);
+    }
+    worker_range(w, G * group, 1, &begin, &end);
+    for (int item = begin; item < end; item++) {
+        struct search s = search_for(layer, b, 0, item / group, item / group);
+        team_await(w, &topk->progress[s.g].chosen_scored, PIECES);
+        attend_row(&s, b, item % group, w);
     }
     team_barrier(w);
 }
@@ -416,7 +417,7 @@ static void attend_several(const struct attn_layer *layer, const struct attn_bat
     int G = layer->shape->n_head_kv;
     for (int item; (item = team_next(w)) < G * b->n;) {
         struct search s = search_for(layer, b, item / G, item % G, G + w->id);
-        for (int chunk = 0; chunk < chunks_of(s.sight.limit, CHUNK); chunk++) score_chunk(&s, chunk);
+        for (int chunk = 0; chunk < chunks_of(s.sight.limit); chunk++) score_chunk(&s, chunk);
         choose_pages(&s, &t);
         for (int piece = 0; piece < PIECES; piece++) score_piece(&s, piece);
         for (int h = 0; h < group_size(layer); h++) attend_row(&s, b, h, w);
