@@ -14,6 +14,7 @@ from reference import modes as reference, tiny
 from reference.model import Layer, Rope
 
 sys.path[:0] = [str(ROOT), str(ROOT / "train")]
+import average
 import model as model_
 import modes
 import mosa_claim
@@ -160,6 +161,26 @@ def test_memory_is_read_from_the_start(tasks):
         assert sum(right) / len(right) > 0.35, most_filler  # 0.02 without
 
 
+def test_a_stream_asks_for_the_key_that_it_holds(tasks):
+    """Whole segments; the key stands in them twice before the answer, however they are cut."""
+    segment, seen = 64, {"near": 0, "cut": 0, "starts": 0}
+    for i in range(200):
+        parts = tasks.stream(random.Random(i), segment, 1, 1, 2)
+        before, needle, between, question, answers = parts
+        assert [len(p) for p in parts] == [segment, 2 * segment, segment, 2 * segment, 2 * segment]
+        start, end = answers.index(True), 2 * segment - answers[::-1].index(True)
+        key, first = tasks.tokenizer.decode(question[start:end]).strip(), 3 * segment + segment + start
+        assert re.fullmatch(r"\d{5}", key) and sum(answers) == end - start
+        ids = before + needle + between + question
+        number = ids[first : first + end - start]
+        places = [i for i in range(first) if ids[i : i + len(number)] == number]
+        assert len(places) == 2, (key, places)
+        seen["near"] += places[0] >= 4 * segment
+        seen["cut"] += any(i // segment != (i + len(number) - 1) // segment for i in places)
+        seen["starts"] += start == segment
+    assert min(seen.values()) > 10, seen
+
+
 def arguments(folder, steps):
     return Namespace(
         folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None, start=None
@@ -207,6 +228,19 @@ def test_a_run_starts_from_an_exported_file(tasks, tmp_path, monkeypatch):
     trained = torch.load(folder / "state.pt", weights_only=True)["model"]
     moved = max((trained[name] - w).abs().max().item() for name, w in model.state_dict().items())
     assert 0 < moved < 1e-3  # four steps of the warm-up
+
+
+def test_a_run_is_averaged_with_its_start(tasks, tmp_path):
+    folder, path = tmp_path / "run", tmp_path / "start.gguf"
+    start, moved = small_model(tasks), small_model(tasks)
+    model_.save_checkpoint(start, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+    export_model(folder, path, type="f32")
+    with torch.no_grad():
+        for i, w in enumerate(moved.parameters()):
+            w += i
+    train.save(folder, moved, train.optimizer_for(moved), 1, 128)
+    for name, w in average.mean(folder, path).state_dict().items():
+        assert torch.allclose(w, (start.state_dict()[name] + moved.state_dict()[name]) / 2, atol=1e-5), name
 
 
 def test_a_file_that_is_no_such_model_is_one_line(tasks, tmp_path):

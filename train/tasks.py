@@ -197,7 +197,10 @@ class Tasks:
 
     def stream(self, rng, segment, n_before, n_between, n_question):
         """A pass key in a stream: (filler, needle in 2 segments, filler, question in n_question, which of its ids are
-        answer)."""
+        answer).
+
+        What is hard comes more often than by chance: digits that a key has twice, a border of segments in the key, key
+        and question side by side, an answer that starts a segment (from where nothing before can be seen)."""
         seed = rng.random()  # one kind of filler throughout
 
         def fill(n):
@@ -208,20 +211,32 @@ class Tasks:
                 ids += self.encode(" " + GRASS[rng.randrange(len(GRASS))])
             return ids[:n]
 
-        key = str(rng.randint(10000, 99999))
+        digits = rng.sample("0123456789", 3) if rng.random() < 0.3 else "0123456789"
+        key = "".join(rng.choices(digits, k=5))
         needle = self.encode("\n" + PASSKEY.format(key) + "\n")
         question = self.encode("\n" + PASSKEY_QUESTION)
         answer = self.encode(f" {key}")
-        at = rng.randrange(2 * segment - len(needle) + 1)
-        needle = fill(at) + needle + fill(2 * segment - at - len(needle))
+        near = segment > len(needle + question + answer) and rng.random() < 0.25
+
+        last = 2 * segment - len(needle)
+        at = rng.randrange(last + 1)
+        if rng.random() < 0.25:
+            number = rng.choice([i for i in range(len(needle)) if needle[i : i + len(answer)] == answer])
+            at = min(max(segment - number - rng.randrange(1, len(answer)), 0), last)
+        far = fill(2 * segment) if near else fill(at) + needle + fill(last - at)
+
         room = n_question * segment - len(question) - len(answer)
-        at = rng.randrange(room)
+        at = rng.randrange(len(needle) if near else 0, room)
         if n_question > 1 and rng.random() < 0.15:
-            at = segment - len(question)  # the answer starts a segment, from where nothing before can be seen
+            at = segment - len(question)
         rest = room - at
+        before = fill(at)
+        if near:
+            start = rng.randrange(at - len(needle) + 1)
+            before[start : start + len(needle)] = needle
         answers = [False] * (at + len(question)) + [True] * len(answer) + [False] * rest
-        question = fill(at) + question + answer + fill(rest)
-        return fill(n_before * segment), needle, fill(n_between * segment), question, answers
+        asked = before + question + answer + fill(rest)
+        return fill(n_before * segment), far, fill(n_between * segment), asked, answers
 
 
 def chat(user, assistant, answer=True):
