@@ -4,9 +4,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
-#define HUGE_FROM (2 * HUGE_PAGE) /* bytes from which an arena is mapped by itself */
-#define GRAIN ((size_t)64 << 10)  /* a multiple of every system's page size */
+#define HUGE_PAGE ((size_t)2 << 20) /* bytes from which an arena is mapped by itself */
+#define GRAIN ((size_t)64 << 10)    /* a multiple of every system's page size */
 
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
@@ -24,14 +23,21 @@ static void *map_aligned(size_t bytes) {
     return all + before;
 }
 
+/* Whole huge pages where that is an eighth more at most. Reading q8_0 from small ones takes a third longer. */
+static size_t round_size(size_t bytes) {
+    size_t whole = round_up(bytes, HUGE_PAGE);
+    if (whole - bytes <= bytes / 8) return whole;
+    return round_up(bytes, bytes < HUGE_PAGE ? 64 : GRAIN);
+}
+
 int arena_create(struct arena *a, size_t bytes) {
-    a->bytes = round_up(bytes, bytes < HUGE_FROM ? 64 : GRAIN);
-    a->data = a->bytes < HUGE_FROM ? aligned_alloc(64, a->bytes) : map_aligned(a->bytes);
+    a->bytes = round_size(bytes);
+    a->data = a->bytes < HUGE_PAGE ? aligned_alloc(64, a->bytes) : map_aligned(a->bytes);
     return a->data ? 0 : -1;
 }
 
 void arena_free(struct arena *a) {
-    if (a->bytes < HUGE_FROM) free(a->data);
+    if (a->bytes < HUGE_PAGE) free(a->data);
     else munmap(a->data, a->bytes);
     *a = (struct arena){0};
 }

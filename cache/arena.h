@@ -8,7 +8,7 @@ struct arena {
     size_t bytes; /* what it takes of the system */
 };
 
-/* At least `bytes` bytes, of huge pages as far as they fill: with 4 KB ones, looking up addresses holds up
- * reading ahead. Returns -1 when memory is short. */
+/* At least `bytes` bytes, of huge pages as far as they fill, and up to an eighth more to fill the last: with 4 KB
+ * ones, looking up addresses holds up reading ahead. Returns -1 when memory is short. */
 int arena_create(struct arena *a, size_t bytes);
 void arena_free(struct arena *a);
