@@ -35,7 +35,7 @@ int params_from_file(const struct param *table, void *options, const struct gguf
         else if (p->type == PARAM_INT && gguf_get_int(file, p->gguf_key, &integer)) value = (double)integer;
         else continue;
         if (!in_range(p, value))
-            return fail(err, "%s: key '%s' is %g, outside %.10g..%.10g", gguf_path(file), p->gguf_key, value, p->min,
+            return fail(err, "%s: key '%s' is %.10g, outside %.10g..%.10g", gguf_path(file), p->gguf_key, value, p->min,
                         p->max);
         store(p, options, value);
     }

@@ -23,7 +23,7 @@ static void *map_aligned(size_t bytes) {
     return all + before;
 }
 
-/* Whole huge pages where that is an eighth more at most. Reading q8_0 from small ones takes a third longer. */
+/* Whole huge pages where that is an eighth more at most. Reading q8_0 from small ones takes an eighth longer. */
 static size_t round_size(size_t bytes) {
     size_t whole = round_up(bytes, HUGE_PAGE);
     if (whole - bytes <= bytes / 8) return whole;

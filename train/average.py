@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 
 import model as model_
-import tasks as tasks_
+import train
 
 
 def mean(run, start):
     """The model whose weights are the mean of those of a training folder and of a GGUF file made by export.py."""
     state = torch.load(run / "state.pt", weights_only=True)
     model = model_.Model(model_.Config(**state["config"]))
-    model_.load_exported(model, start)
+    train.load_start(model, start)
     model.load_state_dict({name: (w + state["model"][name]) / 2 for name, w in model.state_dict().items()})
     return model
 
@@ -36,9 +36,9 @@ def main():
         model = mean(args.run, args.start)
         args.out.mkdir(parents=True, exist_ok=True)
         shutil.copy(args.run / "tokenizer.json", args.out)
-        model_.save_checkpoint(model, args.out, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
-        sys.exit(f"average.py: {e}")
+        train.save_checkpoint(model, args.out)
+    except OSError as e:
+        sys.exit(f"train: {e.filename}: {e.strerror}")
 
 
 if __name__ == "__main__":

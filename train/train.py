@@ -217,6 +217,11 @@ def optimizer_for(model):
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
+def save_checkpoint(model, folder):
+    """Writes what export.py reads, beside the tokenizer."""
+    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+
+
 def save(folder, model, optimizer, step, most_filler):
     state = {
         "config": asdict(model.c),
@@ -227,7 +232,7 @@ def save(folder, model, optimizer, step, most_filler):
     }
     torch.save(state, folder / "state.tmp")
     (folder / "state.tmp").replace(folder / "state.pt")
-    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+    save_checkpoint(model, folder)
 
 
 def resume(folder, model, optimizer):
@@ -240,16 +245,21 @@ def resume(folder, model, optimizer):
     return state["step"], state["most_filler"]
 
 
+def load_start(model, path):
+    """Sets the weights to those of a GGUF file; ends the program where it isn't one of such a model."""
+    try:
+        model_.load_exported(model, path)
+    except (OSError, ValueError, KeyError, RuntimeError) as e:
+        reason = e.strerror if isinstance(e, OSError) and e.strerror else "not an export of such a model"
+        sys.exit(f"train: {path}: {reason}")
+
+
 def train(args):
     torch.manual_seed(args.seed)
     tasks = tasks_.load(args.folder)
     model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
     if args.start:
-        try:
-            model_.load_exported(model, args.start)
-        except (OSError, ValueError, KeyError, RuntimeError) as e:
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else "not an export of such a model"
-            sys.exit(f"train.py: {args.start}: {reason}")
+        load_start(model, args.start)
     optimizer = optimizer_for(model)
     first, most_filler = resume(args.folder, model, optimizer)
     print(f"{sum(p.numel() for p in model.parameters())} parameters, from step {first}")
