@@ -33,7 +33,7 @@ static int check_type(const struct model *m, const char *path, struct error *err
 }
 
 int adapter_open(struct model *m, const char *path, struct error *err) {
-    m->adapter = gguf_open(path, err);
+    m->adapter = gguf_open(path, GGUF_MAPPED, err);
     if (!m->adapter || check_type(m, path, err)) return -1;
     size_t n = 0;
     for (int i = 0; i < gguf_n_tensors(m->adapter); i++) n += is_update(gguf_tensor_at(m->adapter, i));

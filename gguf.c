@@ -12,16 +12,11 @@
  * u64 count and the elements. From docs/gguf.md of the ggml project. */
 #include "gguf_internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "GGUF files are used in place: this needs a little-endian machine"
@@ -402,47 +397,7 @@ static int read_file(struct gguf *file, struct error *err) {
     return gguf_index_tensors(file, err);
 }
 
-/* Checks that a descriptor is a regular file, and maps it. */
-static int map_descriptor(struct gguf *file, int fd, struct error *err) {
-    struct stat st;
-    const char *path = gguf_shown_path(file->path);
-    if (fstat(fd, &st)) {
-        return fail(err, "%s: %s", path, strerror(errno));
-    }
-    if (S_ISDIR(st.st_mode)) {
-        return fail(err, "%s: a directory, not a GGUF file: name the .gguf file in it", path);
-    }
-    if (!S_ISREG(st.st_mode)) {
-        return fail(err, "%s: not a regular file, so it can't be mapped: copy it to a disk first", path);
-    }
-    if (st.st_size == 0) {
-        return fail(err, "%s: the file is empty: fetch it again", path);
-    }
-    if ((uint64_t)st.st_size > SIZE_MAX) {
-        return fail(err, "%s: %" PRId64 " bytes are too many for this machine's address space", path,
-                    (int64_t)st.st_size);
-    }
-    void *base = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) {
-        return fail(err, "%s: can't map %" PRId64 " bytes: %s", path, (int64_t)st.st_size, strerror(errno));
-    }
-    file->base = base;
-    file->size = (size_t)st.st_size;
-    return 0;
-}
-
-static int map_file(struct gguf *file, struct error *err) {
-    /* O_NONBLOCK: a FIFO must not make us wait for its writer. */
-    int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0) {
-        return fail(err, "%s: can't open it: %s", gguf_shown_path(file->path), strerror(errno));
-    }
-    int status = map_descriptor(file, fd, err);
-    close(fd);
-    return status;
-}
-
-struct gguf *gguf_open_one(const char *path, struct error *err) {
+struct gguf *gguf_open_one(const char *path, enum gguf_access how, struct error *err) {
     struct gguf *file = calloc(1, sizeof *file);
     char *copy = strdup(path);
     if (!file || !copy) {
@@ -452,7 +407,7 @@ struct gguf *gguf_open_one(const char *path, struct error *err) {
         return NULL;
     }
     file->path = copy;
-    if (map_file(file, err) || read_file(file, err)) {
+    if (gguf_get_bytes(file, how, err) || read_file(file, err)) {
         gguf_close(file);
         return NULL;
     }
@@ -461,9 +416,9 @@ struct gguf *gguf_open_one(const char *path, struct error *err) {
 
 /* The public functions. */
 
-struct gguf *gguf_open(const char *path, struct error *err) {
-    struct gguf *file = gguf_open_one(path, err);
-    if (file && gguf_open_parts(file, err)) {
+struct gguf *gguf_open(const char *path, enum gguf_access how, struct error *err) {
+    struct gguf *file = gguf_open_one(path, how, err);
+    if (file && gguf_open_parts(file, how, err)) {
         gguf_close(file);
         return NULL;
     }
@@ -477,9 +432,7 @@ void gguf_close(struct gguf *file) {
     for (int i = 0; i < file->n_parts; i++) {
         gguf_close(file->parts[i]);
     }
-    if (file->base) {
-        munmap((void *)file->base, file->size);
-    }
+    gguf_release_bytes(file);
     free(file->parts);
     free(file->keys);
     free(file->key_names);

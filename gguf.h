@@ -1,7 +1,7 @@
 /* gguf.h - reading GGUF v2 and v3 checkpoints.
  *
- * The file is memory-mapped and stays where it is: tensors and strings are
- * views into the mapping. Every offset, count, string and shape is checked
+ * The file is memory-mapped and stays where it is (or is copied, on request):
+ * tensors and strings are views into the mapping. Every offset, count, string and shape is checked
  * against the file's size before it is used, so that whatever gguf_open()
  * accepts can be read without further checks. This is the only code that sees
  * file bytes. */
@@ -63,11 +63,15 @@ struct gguf_value {
 
 struct gguf;
 
-/* Maps the file at `path` (and the other parts where it is the first of a
+/* Where a file's bytes are used. A copy lies in huge pages, from which weights are read faster; it takes the file's
+ * size in memory that no other program shares. */
+enum gguf_access { GGUF_MAPPED, GGUF_COPIED };
+
+/* Maps or copies the file at `path` (and the other parts where it is the first of a
  * split `-00001-of-0000N` set) and checks its structure. Tensors of a type
  * that we can't run are accepted here (their size is then unchecked and
  * `data` NULL): the model complains when it needs one. NULL on failure. */
-struct gguf *gguf_open(const char *path, struct error *err);
+struct gguf *gguf_open(const char *path, enum gguf_access how, struct error *err);
 void gguf_close(struct gguf *file);
 
 const char *gguf_path(const struct gguf *file);

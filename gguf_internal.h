@@ -1,6 +1,7 @@
-/* gguf_internal.h - an open GGUF file, as gguf.c and gguf_split.c share it. */
+/* gguf_internal.h - an open GGUF file, as gguf.c, gguf_bytes.c and gguf_split.c share it. */
 #pragma once
 
+#include "arena.h"
 #include "gguf.h"
 
 #define GGUF_MAX_ITEMS (1 << 20) /* keys or tensors: far above any model, far below trouble */
@@ -17,8 +18,9 @@ struct name {
 
 struct gguf {
     char *path;
-    const uint8_t *base;         /* the mapping */
+    const uint8_t *base;         /* the mapping, or the copy */
     size_t size;
+    struct arena copy;           /* empty where the file is mapped */
     struct key *keys;
     int n_keys;
     struct gguf_tensor *tensors; /* of all parts */
@@ -30,10 +32,14 @@ struct gguf {
 };
 
 /* Opens one file, whether or not it's part of a set. */
-struct gguf *gguf_open_one(const char *path, struct error *err);
+struct gguf *gguf_open_one(const char *path, enum gguf_access how, struct error *err);
 
 /* Opens the other parts where `first` is the first of a split set. */
-int gguf_open_parts(struct gguf *first, struct error *err);
+int gguf_open_parts(struct gguf *first, enum gguf_access how, struct error *err);
+
+/* Sets base and size to the bytes of the file at file->path. */
+int gguf_get_bytes(struct gguf *file, enum gguf_access how, struct error *err);
+void gguf_release_bytes(struct gguf *file);
 
 /* Makes tensor_names of tensors; it's an error if two share a name. */
 int gguf_index_tensors(struct gguf *file, struct error *err);

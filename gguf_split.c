@@ -45,14 +45,15 @@ static int append_tensors(struct gguf *first, const struct gguf *part, struct er
 }
 
 /* Opens part `number` (from 1) of `count` and adds it to the first. */
-static int add_part(struct gguf *first, const char *path, int number, int count, struct error *err) {
+static int add_part(struct gguf *first, const char *path, enum gguf_access how, int number, int count,
+                    struct error *err) {
     const char *shown = gguf_shown_path(path);
     int64_t index = -1, n = -1;
     if (access(path, F_OK) != 0) {
         return fail(err, "%s: part %d of %d is missing: put all parts into one directory", shown, number,
                     count);
     }
-    struct gguf *part = gguf_open_one(path, err);
+    struct gguf *part = gguf_open_one(path, how, err);
     if (!part) {
         return -1;
     }
@@ -67,7 +68,7 @@ static int add_part(struct gguf *first, const char *path, int number, int count,
 }
 
 /* Opens parts 2 to `count` and makes one table of all tensors. */
-static int add_parts(struct gguf *first, char *path, int count, struct error *err) {
+static int add_parts(struct gguf *first, char *path, enum gguf_access how, int count, struct error *err) {
     const char *shown = gguf_shown_path(first->path);
     first->parts = calloc((size_t)count, sizeof *first->parts);
     if (!first->parts) {
@@ -75,7 +76,7 @@ static int add_parts(struct gguf *first, char *path, int count, struct error *er
     }
     for (int i = 2; i <= count; i++) {
         set_part_number(path, i, count);
-        if (add_part(first, path, i, count, err)) {
+        if (add_part(first, path, how, i, count, err)) {
             return -1;
         }
     }
@@ -88,7 +89,7 @@ static int add_parts(struct gguf *first, char *path, int count, struct error *er
     return gguf_index_tensors(first, err);
 }
 
-int gguf_open_parts(struct gguf *first, struct error *err) {
+int gguf_open_parts(struct gguf *first, enum gguf_access how, struct error *err) {
     const char *shown = gguf_shown_path(first->path);
     int64_t index = 0, count = 1;
     gguf_get_int(first, "split.no", &index);
@@ -111,7 +112,7 @@ int gguf_open_parts(struct gguf *first, struct error *err) {
     }
     int status = -1;
     if (number == 1) {
-        status = add_parts(first, path, (int)count, err);
+        status = add_parts(first, path, how, (int)count, err);
     } else {
         set_part_number(path, 1, (int)count);
         fail(err, "%s: part %d of %d of a split set: open the first instead, %s", shown, number, (int)count,

@@ -316,7 +316,7 @@ static int load_weights(struct loader *ld) {
 }
 
 struct model *model_load(const char *path, const char *adapter_path, const struct kernels *kernels,
-                         const struct rope_options *rope, struct error *err) {
+                         const struct load_options *options, struct error *err) {
     struct model *m = calloc(1, sizeof *m);
     if (!m) {
         fail(err, "out of memory for a model");
@@ -324,9 +324,9 @@ struct model *model_load(const char *path, const char *adapter_path, const struc
     }
     m->kernels = kernels;
     struct loader ld = {.m = m, .err = err};
-    m->file = gguf_open(path, err);
+    m->file = gguf_open(path, options->access, err);
     if (!m->file || find_architecture(&ld) || (adapter_path && adapter_open(m, adapter_path, err))
-        || load_config(&ld) || load_weights(&ld) || load_rope(&ld, rope)) {
+        || load_config(&ld) || load_weights(&ld) || load_rope(&ld, &options->rope)) {
         model_free(m);
         return NULL;
     }

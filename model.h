@@ -53,7 +53,7 @@ struct model {
     struct lora *loras;                 /* [n_loras] what the weights' `lora` point to */
     int n_loras, max_rank;
     bool exact;                         /* no quantised weights: float32 arithmetic throughout */
-    size_t weights_bytes;               /* tensors in use, in the mapping */
+    size_t weights_bytes;               /* tensors in use, in the file */
 };
 
 /* --rope-*: what is not given (-1, 0) stays as the file says. */
@@ -63,10 +63,15 @@ struct rope_options {
     float base;       /* or 0 */
 };
 
-/* Maps a checkpoint and checks that every tensor the architecture needs is there with the right shape.
+struct load_options {
+    enum gguf_access access; /* of the checkpoint; an adapter is mapped */
+    struct rope_options rope;
+};
+
+/* Opens a checkpoint and checks that every tensor the architecture needs is there with the right shape.
  * adapter_path may be NULL. NULL on failure. */
 struct model *model_load(const char *path, const char *adapter_path, const struct kernels *kernels,
-                         const struct rope_options *rope, struct error *err);
+                         const struct load_options *options, struct error *err);
 void model_free(struct model *model);
 
 /* A tensor of the adapter or, failing that, of the model as a weight of rows x cols. A missing one leaves

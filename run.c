@@ -91,10 +91,10 @@ static int open_session(struct app *app, struct error *err) {
 
 static int load(struct app *app, struct error *err) {
     const struct options *o = &app->options;
-    struct rope_options rope;
+    struct load_options options = {.access = o->no_mmap ? GGUF_COPIED : GGUF_MAPPED};
     double start = app_clock();
-    if (rope_options(o, &rope, err)) return -1;
-    app->model = model_load(o->model, o->adapter, app->kernels, &rope, err);
+    if (rope_options(o, &options.rope, err)) return -1;
+    app->model = model_load(o->model, o->adapter, app->kernels, &options, err);
     if (!app->model) return -1;
     app->file = app->model->file;
     app->tokenizer = tokenizer_load(app->file, err);
@@ -122,7 +122,7 @@ static int run_model(struct app *app, struct error *err) {
 
 /* The jobs that need the file alone. */
 static int run_file(struct app *app, struct error *err) {
-    struct gguf *file = gguf_open(app->options.model, err);
+    struct gguf *file = gguf_open(app->options.model, GGUF_MAPPED, err);
     if (!file) return -1;
     app->file = file;
     int status;

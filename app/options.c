@@ -56,6 +56,7 @@ static const struct option table[] = {
     {"depths", "N,...", TEXT, AT(depths), 0, 0, "context depths of --bench; default 512"},
     {"stats", "FILE", TEXT, AT(stats), 0, 0, "write a JSON object of figures at the end"},
     {"isa", "NAME", TEXT, AT(isa), 0, 0, "kernels to use; default: the fastest this machine runs"},
+    {"no-mmap", NULL, FLAG, AT(no_mmap), 0, 0, "read the model into memory, in huge pages, instead of mapping it"},
     {"inspect", NULL, FLAG, AT(inspect), 0, 0, "what the file holds"},
     {"list-attn", NULL, FLAG, AT(list_attn), 0, 0, "attention modes and their options"},
     {"list-evict", NULL, FLAG, AT(list_evict), 0, 0, "eviction policies and their options"},

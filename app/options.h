@@ -27,6 +27,7 @@ struct options {
     bool tokenize, bench, inspect, list_attn, list_evict, version, help, quiet;
     const char *logits, *score, *compare, *depths, *stats;
     const char *isa;
+    bool no_mmap;
 };
 
 /* Sets defaults, then what the arguments say. -1 with an error for a usage mistake. */

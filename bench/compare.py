@@ -75,8 +75,8 @@ def text_ids(model, n):
     return (ids * (n // len(ids) + 1))[:n]
 
 
-def measure_ours(job, depth, kv_type, model, threads, ids, prefix):
-    common = [*prefix, RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64]
+def measure_ours(job, depth, kv_type, model, threads, ids, prefix, options):
+    common = [*prefix, RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64, *options]
     with tempfile.TemporaryDirectory() as folder:
         file, stats = Path(folder) / "ids", Path(folder) / "stats.json"
         file.write_text(" ".join(ids[: depth + 32] if job == "depth" else ids[:depth]))
@@ -94,14 +94,15 @@ def measure_ours(job, depth, kv_type, model, threads, ids, prefix):
         return {"prompt_tps": json.loads(stats.read_text())["prompt_tps"]}
 
 
-def measure(engine, job, depth, kv_type, model, threads, ids, prefix=()):
+def measure(engine, job, depth, kv_type, model, threads, ids, prefix=(), options=()):
+    """`options` (--no-mmap) are known to run and to peer.py."""
     if engine == "ours":
-        return measure_ours(job, depth, kv_type, model, threads, ids, prefix)
+        return measure_ours(job, depth, kv_type, model, threads, ids, prefix, options)
     if engine == "pytorch":
         script = [*prefix, sys.executable, HERE / "pytorch_prompt.py", model, depth, threads]
         return json.loads(call(script, input=" ".join(ids)))
     command = [*prefix, PEERS, HERE / "peer.py", engine, job, depth, "--model", model, "--threads", threads]
-    return json.loads(call([*command, "--kv-type", kv_type], input=" ".join(ids)).splitlines()[-1])
+    return json.loads(call([*command, "--kv-type", kv_type, *options], input=" ".join(ids)).splitlines()[-1])
 
 
 class Results:
@@ -139,7 +140,7 @@ def number(x):
 
 
 def run_all(rows, engines, model, args, ids):
-    results = Results()
+    results, options = Results(), ["--no-mmap"] * args.no_mmap
     jobs = list(dict.fromkeys([*rows.values(), *(("depth", d, "f16") for d in args.curve)]))
     for turn in range(args.repeat):
         for job, depth, kv_type in jobs:
@@ -151,7 +152,9 @@ def run_all(rows, engines, model, args, ids):
                 if engine == "llama" and depth > args.llama_to:
                     continue
                 try:
-                    result = measure(engine, job, depth, kv_type, model, args.threads, ids, args.prefix)
+                    result = measure(
+                        engine, job, depth, kv_type, model, args.threads, ids, args.prefix, options
+                    )
                 except Failed as failure:
                     result = failure
                 print(f"{turn + 1}/{args.repeat} {job} {depth} {kv_type} {engine}: {result}", file=sys.stderr)
@@ -228,6 +231,7 @@ def main():
     parser.add_argument(
         "--prefix", type=shlex.split, default=[], help="command to measure under, such as 'chrt -f 10'"
     )
+    parser.add_argument("--no-mmap", action="store_true", help="all but PyTorch read the model into memory")
     parser.add_argument("--name", help="of the output files; default: the model's")
     args = parser.parse_args()
     engines = args.engines.split(",")

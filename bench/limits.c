@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "../cache/arena.h"
+#include "../arena.h"
 #include "../kernels/team.h"
 
 #define BYTES (512u << 20) /* read in a round, more than caches hold */

@@ -1,6 +1,6 @@
 """One measurement of a peer in a process of its own.
 
-    peer.py ENGINE JOB DEPTH --model MODEL --threads N --kv-type T
+    peer.py ENGINE JOB DEPTH --model MODEL --threads N --kv-type T [--no-mmap]
 
 Runs in .venv-bench. ENGINE is llama or ik. JOB:
   prompt  seconds to process DEPTH tokens in batches of 512
@@ -33,10 +33,12 @@ def load_api(engine):
 
 
 class Peer:
-    def __init__(self, engine, path, threads, kv_type, n_ctx):
+    def __init__(self, engine, path, threads, kv_type, n_ctx, use_mmap=True):
         self.api = api = load_api(engine)
         api.llama_backend_init()
-        self.model = api.llama_model_load_from_file(path.encode(), api.llama_model_default_params())
+        model_params = api.llama_model_default_params()
+        model_params.use_mmap = use_mmap
+        self.model = api.llama_model_load_from_file(path.encode(), model_params)
         params = api.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, BATCH, BATCH
         params.n_threads = params.n_threads_batch = threads
@@ -89,11 +91,13 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--kv-type", default="f16")
+    parser.add_argument("--no-mmap", action="store_true")
     args = parser.parse_args()
     ids = [int(i) for i in sys.stdin.read().split()][: args.depth + GENERATED]
     load_api(args.engine)  # Python's own imports are not the engine's
     start = time.perf_counter()
-    peer = Peer(args.engine, args.model, args.threads, args.kv_type, args.depth + GENERATED + 224)
+    n_ctx = args.depth + GENERATED + 224
+    peer = Peer(args.engine, args.model, args.threads, args.kv_type, n_ctx, not args.no_mmap)
     if args.job != "first":
         peer.decode(ids[:BATCH])  # to warm up
         peer.forget()

@@ -9,10 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../arena.h"
 #include "../error.h"
 #include "../kernels/attend.h"
 #include "../kernels/kernels.h"
-#include "arena.h"
 
 struct kv_head {
     int n, cap;   /* entries; room for entries */

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -35,6 +37,9 @@ STATS_KEYS = {
     "threads",
     "seed",
 }
+
+
+BUNDLED = ROOT / "models" / "attn-3m.gguf"
 
 
 @pytest.fixture
@@ -182,8 +187,33 @@ def test_split_model(tmp_path, tiny_model):
     ids = random_ids(30)
     first = tmp_path / "m-00001-of-00002.gguf"
     assert np.array_equal(logits(first, ids), logits(whole, ids))
+    assert np.array_equal(logits(first, ids, "--no-mmap"), logits(whole, ids))
     (tmp_path / "m-00002-of-00002.gguf").unlink()
     assert_fails(run(first, "--ids", "5", ok=False), 1, "m-00002-of-00002.gguf")
+
+
+def test_no_mmap_needs_the_file_no_longer(tmp_path):
+    """A file that is cut while a program has it mapped ends that program."""
+    copy = tmp_path / "copy.gguf"
+    shutil.copy(BUNDLED, copy)
+    args = ["-p", "And the king", "-n", 400, "--temp", 0, "-q"]
+    command = [RUN, copy, "--no-mmap", *map(str, args)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        begin = process.stdout.read(1)
+        os.truncate(copy, 0)
+        assert begin + process.stdout.read() == run(BUNDLED, *args).stdout
+    assert process.returncode == 0
+
+
+def test_no_mmap_without_memory(tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+
+    big = tmp_path / "big.gguf"
+    big.touch()
+    os.truncate(big, 1 << 29)
+    result = run(big, "--no-mmap", "-p", "x", preexec_fn=limit, ok=False)
+    assert_fails(result, 1, "big.gguf", "out of memory", "--no-mmap")
 
 
 def test_prompt_longer_than_context(model):

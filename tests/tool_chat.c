@@ -42,7 +42,7 @@ static int render_all(const struct chat_format *format, const char *system, stru
 
 int main(int argc, char **argv) {
     struct error err = {.text = "usage: tool_chat MODEL [SYSTEM]"};
-    struct gguf *file = argc > 1 ? gguf_open(argv[1], &err) : NULL;
+    struct gguf *file = argc > 1 ? gguf_open(argv[1], GGUF_MAPPED, &err) : NULL;
     struct chat_format *format = file ? chat_detect(file, &err) : NULL;
     int status = format ? render_all(format, argc > 2 ? argv[2] : NULL, &err) : -1;
     if (status) {

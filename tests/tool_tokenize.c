@@ -75,7 +75,7 @@ int main(int argc, char **argv) {
         bos = bos || strcmp(argv[i], "bos") == 0;
         special = special || strcmp(argv[i], "special") == 0;
     }
-    struct gguf *file = argc > 2 ? gguf_open(argv[1], &err) : NULL;
+    struct gguf *file = argc > 2 ? gguf_open(argv[1], GGUF_MAPPED, &err) : NULL;
     struct tokenizer *t = file ? tokenizer_load(file, &err) : NULL;
     int status = t ? tokenize_all(t, strcmp(argv[2], "text") == 0, bos, special, &err) : -1;
     if (status) {

@@ -73,7 +73,7 @@ static uint64_t read_all(const struct gguf *file) {
 /* Bytes before the tensors' data in a file that is well-formed. */
 static size_t metadata_bytes(const char *path) {
     struct error err = {0};
-    struct gguf *file = gguf_open(path, &err);
+    struct gguf *file = gguf_open(path, GGUF_MAPPED, &err);
     if (!file) {
         fprintf(stderr, "%s\n", err.text);
         exit(2);
@@ -120,7 +120,7 @@ int main(int argc, char **argv) {
         fuzz_damage(copy, &len, front, seed + (uint64_t)i);
         fuzz_write(path, copy, len);
         alarm(TIME_LIMIT);
-        struct gguf *file = gguf_open(path, &err);
+        struct gguf *file = gguf_open(path, GGUF_MAPPED, &err);
         if (file) {
             accepted++;
             sum += read_all(file);

@@ -101,7 +101,7 @@ int main(int argc, char **argv) {
         fuzz_damage(copy, &len, whole_len, seed + (uint64_t)i);
         fuzz_write(path, copy, len);
         alarm(TIME_LIMIT);
-        struct gguf *file = gguf_open(path, &err);
+        struct gguf *file = gguf_open(path, GGUF_MAPPED, &err);
         struct tokenizer *t = file ? tokenizer_load(file, &err) : NULL;
         if (t) {
             accepted++;

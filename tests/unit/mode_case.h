@@ -80,7 +80,7 @@ static inline struct gguf *parameter_file(const struct mode_case *c, const struc
     if (c->tensor) put_bytes(&w, m->parameter, (size_t)m->n_parameter * sizeof(float));
     writer_save(&w, path);
     writer_free(&w);
-    struct gguf *file = gguf_open(path, err);
+    struct gguf *file = gguf_open(path, GGUF_MAPPED, err);
     unlink(path);
     return file;
 }

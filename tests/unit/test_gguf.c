@@ -26,7 +26,7 @@ static bool is(struct gguf_string string, const char *text) {
 static struct gguf *open_written(void) {
     struct error err = {0};
     writer_save(&w, in_dir("good.gguf"));
-    struct gguf *file = gguf_open(path, &err);
+    struct gguf *file = gguf_open(path, GGUF_MAPPED, &err);
     if (!file) {
         printf("%s\n", err.text);
         exit(1);
@@ -37,7 +37,7 @@ static struct gguf *open_written(void) {
 /* The path must be refused with one line that names it and holds `fragment`. */
 static void refuse_path(const char *name, const char *fragment, int line) {
     struct error err = {0};
-    struct gguf *file = gguf_open(name, &err);
+    struct gguf *file = gguf_open(name, GGUF_MAPPED, &err);
     bool right = !file && strstr(err.text, fragment) && strncmp(err.text, name, strlen(name)) == 0 &&
                  !strchr(err.text, '\n');
     if (!right) {
@@ -433,7 +433,7 @@ static void test_truncation(void) {
         struct error err = {0};
         w.len = len;
         writer_save(&w, in_dir("cut.gguf"));
-        CHECK(!gguf_open(path, &err) && strstr(err.text, "cut.gguf: "));
+        CHECK(!gguf_open(path, GGUF_MAPPED, &err) && strstr(err.text, "cut.gguf: "));
     }
     writer_free(&w);
 }
@@ -459,10 +459,10 @@ static void test_split_set(void) {
     char first[256], second[256];
     snprintf(first, sizeof first, "%s", path);
     snprintf(second, sizeof second, "%s", in_dir("m-00002-of-00003.gguf"));
-    CHECK(!gguf_open(first, &err) && strstr(err.text, second) && strstr(err.text, "part 2 of 3 is missing"));
+    CHECK(!gguf_open(first, GGUF_MAPPED, &err) && strstr(err.text, second) && strstr(err.text, "part 2 of 3 is missing"));
 
     save_part("m-00002-of-00003.gguf", 1, 3, 3, "b");
-    struct gguf *file = gguf_open(first, &err);
+    struct gguf *file = gguf_open(first, GGUF_MAPPED, &err);
     CHECK(file != NULL);
     if (file) {
         struct stat st;
@@ -477,7 +477,7 @@ static void test_split_set(void) {
         gguf_close(file);
     }
 
-    CHECK(!gguf_open(second, &err) && strstr(err.text, "part 2 of 3 of a split set: open the first instead"));
+    CHECK(!gguf_open(second, GGUF_MAPPED, &err) && strstr(err.text, "part 2 of 3 of a split set: open the first instead"));
     CHECK(strstr(err.text, first));
     save_part("renamed.gguf", 0, 3, 3, "a");
     REFUSE_PATH(path, "its name doesn't end in -00001-of-00003.gguf");
@@ -491,7 +491,7 @@ static void test_split_set(void) {
     save_part("m-00001-of-00003.gguf", 0, 3, 3, "c");
     REFUSE_PATH(path, "tensor 'c' occurs twice");
     save_part("m-00002-of-00003.gguf", 2, 3, 3, "b");
-    CHECK(!gguf_open(first, &err) && strstr(err.text, second));
+    CHECK(!gguf_open(first, GGUF_MAPPED, &err) && strstr(err.text, second));
     CHECK(strstr(err.text, "split.no is 2 and split.count 3, but 1 and 3 belong"));
 }
 

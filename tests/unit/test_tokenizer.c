@@ -39,7 +39,7 @@ static size_t random_text(uint32_t *state, char *out, size_t size) {
 
 static struct tokenizer *load(const char *path, struct gguf **file) {
     struct error err = {.text = ""};
-    *file = gguf_open(path, &err);
+    *file = gguf_open(path, GGUF_MAPPED, &err);
     struct tokenizer *t = *file ? tokenizer_load(*file, &err) : NULL;
     if (!t) {
         printf("%s\n", err.text);
@@ -223,7 +223,7 @@ static void test_chat(void) {
     writer_save(&w, path);
     writer_free(&w);
     struct error err = {.text = ""};
-    struct gguf *file = gguf_open(path, &err);
+    struct gguf *file = gguf_open(path, GGUF_MAPPED, &err);
     struct chat_format *format = file ? chat_detect(file, &err) : NULL;
     CHECK(format && strcmp(chat_format_name(format), "chatml") == 0);
     char *first = format ? chat_render_turn(format, NULL, "Hi", true, &err) : NULL;

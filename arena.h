@@ -1,4 +1,4 @@
-/* arena.h - the memory of one layer's keys and values: large, read from end to end for every token. */
+/* arena.h - memory that is large and read from end to end for every token: a layer's keys and values, weights. */
 #pragma once
 
 #include <stddef.h>
