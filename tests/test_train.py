@@ -35,6 +35,7 @@ SMALL = dict(
     landmark_block=16,
     landmark_topk=2,
     infini_segment=32,
+    infini_segment_run=32,
 )
 
 

@@ -46,6 +46,7 @@ class Config:
     landmark_block: int = 32
     landmark_topk: int = 4
     infini_segment: int = 128
+    infini_segment_run: int = 256  # for ./run: no fewer keys are found, and a border cuts half as many answers
 
 
 class Attention(nn.Module):
@@ -349,7 +350,7 @@ def save_checkpoint(model, folder: Path, tokenizer_config):
         "attention.landmark.block_size": c.landmark_block,
         "attention.landmark.top_k": c.landmark_topk,
         "attention.landmark.token_id": c.n_vocab,
-        "attention.infini.segment_length": c.infini_segment,
+        "attention.infini.segment_length": c.infini_segment_run,
         "attention.infini.delta_rule": "false",
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
