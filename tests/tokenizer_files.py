@@ -14,7 +14,8 @@ SMOLLM2 = ROOT / "models" / "smollm2.gguf"
 def build_tool(name, directory):
     """Compiles tests/NAME.c with $CC and $CFLAGS; the path of the program."""
     path = directory / name
-    sources = [ROOT / "tests" / f"{name}.c", ROOT / "error.c", *ROOT.glob("gguf*.c"), *ROOT.glob("tokenizer/*.c")]
+    sources = [ROOT / file for file in (f"tests/{name}.c", "error.c", "arena.c")]
+    sources += [*ROOT.glob("gguf*.c"), *ROOT.glob("tokenizer/*.c")]
     flags = os.environ.get("CFLAGS", "-O2").split()
     command = [os.environ.get("CC", "cc"), "-std=gnu11", *flags, f"-I{ROOT}", "-o", path, *sources, "-lm"]
     subprocess.run(command, check=True)
