@@ -407,7 +407,7 @@ struct gguf *gguf_open_one(const char *path, enum gguf_access how, struct error 
         return NULL;
     }
     file->path = copy;
-    if (gguf_get_bytes(file, how, err) || read_file(file, err)) {
+    if (gguf_load_bytes(file, how, err) || read_file(file, err)) {
         gguf_close(file);
         return NULL;
     }

@@ -1,10 +1,10 @@
 /* gguf.h - reading GGUF v2 and v3 checkpoints.
  *
  * The file is memory-mapped and stays where it is (or is copied, on request):
- * tensors and strings are views into the mapping. Every offset, count, string and shape is checked
- * against the file's size before it is used, so that whatever gguf_open()
- * accepts can be read without further checks. This is the only code that sees
- * file bytes. */
+ * tensors and strings are views into the mapping. Every offset, count, string
+ * and shape is checked against the file's size before it is used, so that
+ * whatever gguf_open() accepts can be read without further checks. This is the
+ * only code that sees file bytes. */
 #pragma once
 
 #include <stdbool.h>

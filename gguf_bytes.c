@@ -57,7 +57,7 @@ static int copy_file(struct gguf *file, int fd, const char *path, struct error *
     return 0;
 }
 
-int gguf_get_bytes(struct gguf *file, enum gguf_access how, struct error *err) {
+int gguf_load_bytes(struct gguf *file, enum gguf_access how, struct error *err) {
     const char *path = gguf_shown_path(file->path);
     /* O_NONBLOCK: a FIFO must not make us wait for its writer. */
     int fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

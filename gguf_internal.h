@@ -37,8 +37,8 @@ struct gguf *gguf_open_one(const char *path, enum gguf_access how, struct error 
 /* Opens the other parts where `first` is the first of a split set. */
 int gguf_open_parts(struct gguf *first, enum gguf_access how, struct error *err);
 
-/* Sets base and size to the bytes of the file at file->path. */
-int gguf_get_bytes(struct gguf *file, enum gguf_access how, struct error *err);
+/* Maps or copies the file at file->path: sets base and size. */
+int gguf_load_bytes(struct gguf *file, enum gguf_access how, struct error *err);
 void gguf_release_bytes(struct gguf *file);
 
 /* Makes tensor_names of tensors; it's an error if two share a name. */

@@ -246,7 +246,8 @@ def main():
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem
-    title = f"{args.model.name}, {args.threads} threads, {machine()}"
+    how = ", read into memory" if args.no_mmap else ""
+    title = f"{args.model.name}{how}, {args.threads} threads, {machine()}"
     heading = (
         f"{title}; tokens/s, best of {args.repeat} (median where it differs). "
         f"Limits: {limits['read_gbs']:.1f} GB/s from memory, {limits['int8_gops']:.0f} GOPS in 8 bits."

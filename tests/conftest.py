@@ -16,6 +16,7 @@ from reference.model import Model
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Path(os.environ.get("RUN", ROOT / "run")).resolve()
 SMOLLM2 = ROOT / "models" / "smollm2.gguf"
+BUNDLED = ROOT / "models" / "attn-3m.gguf"
 DATA = Path(__file__).resolve().parent / "data"
 
 torch.set_num_threads(1)  # small matrices; and other processes may be busy

@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 import pytest
 
-from conftest import ROOT, RUN, ids_text, logits, random_ids, run, stats
+from conftest import BUNDLED, ROOT, RUN, ids_text, logits, random_ids, run, stats
 from reference import tiny
 
 STATS_KEYS = {
@@ -37,9 +37,6 @@ STATS_KEYS = {
     "threads",
     "seed",
 }
-
-
-BUNDLED = ROOT / "models" / "attn-3m.gguf"
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Config:
     landmark_block: int = 32
     landmark_topk: int = 4
     infini_segment: int = 128
-    infini_segment_run: int = 256  # for ./run: no fewer keys are found, and a border cuts half as many answers
+    infini_segment_run: int = 256  # for ./run: at half as many lengths a border cuts the answer
 
 
 class Attention(nn.Module):
