@@ -161,7 +161,9 @@ def landmark(layer, block, topk, key):
         past_v = v[:, : b * block].view(H, b, block, d)
         marks = past_k.mean(2) if key == "mean" else past_k[:, :, -1]
         place = torch.where(blocks >= b - n, blocks * block, start) + block - 1
-        retrieval = q @ layer.rope.rotate(marks, place).mT  # [H, n, b]
+        # Landmarks are one token, so that in the first layer old blocks tie. A matrix product may round equal
+        # columns differently, as the CPU has it; this doesn't.
+        retrieval = (q[:, :, None] * layer.rope.rotate(marks, place)[:, None]).sum(-1)  # [H, n, b]
         chosen = best(retrieval, n).nonzero()[:, 2].view(H, len(t), n)  # in index order
         slot = torch.arange(n)
         place = torch.where(
