@@ -78,6 +78,14 @@ static __m512i sum_lanes(__m512i q) {
     return _mm512_add_epi32(s, _mm512_shuffle_epi32(s, 0x4e));
 }
 
+/* Four vectors of 32-bit integers from -128 to 127 as bytes. (A store of each, to be read as one vector for the
+ * sums, would have the reader wait for the stores.) */
+static __m512i pack_bytes(const __m512i v[4]) {
+    const __m512i in_order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+    return _mm512_permutexvar_epi32(in_order, bytes);
+}
+
 /* Four blocks at a time; the ones beyond the row are read as zeros. */
 void quantize_avx512(const struct acts *a, int row) {
     struct act_view v = act_view(a);
@@ -101,12 +109,14 @@ void quantize_avx512(const struct acts *a, int row) {
         const __m512 factors[4] = {
             _mm512_shuffle_f32x4(inverses, inverses, 0x00), _mm512_shuffle_f32x4(inverses, inverses, 0x55),
             _mm512_shuffle_f32x4(inverses, inverses, 0xaa), _mm512_shuffle_f32x4(inverses, inverses, 0xff)};
-        for (int i = 0; i < 8; i++) {
-            __m512i rounded = _mm512_cvtps_epi32(_mm512_mul_ps(values[i], factors[i / 2]));
-            _mm_store_si128((__m128i *)(q + 16 * i), _mm512_cvtepi32_epi8(rounded));
-        }
+        __m512i rounded[8];
+        for (int i = 0; i < 8; i++)
+            rounded[i] = _mm512_cvtps_epi32(_mm512_mul_ps(values[i], factors[i / 2]));
+        __m512i first_half = pack_bytes(rounded), second_half = pack_bytes(rounded + 4);
+        _mm512_store_si512(q, first_half);
+        _mm512_store_si512(q + 64, second_half);
         const __m512i every_fourth = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 28, 24, 20, 16, 12, 8, 4, 0);
-        __m512i low = sum_lanes(_mm512_load_si512(q)), high = sum_lanes(_mm512_load_si512(q + 64));
+        __m512i low = sum_lanes(first_half), high = sum_lanes(second_half);
         __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(low, every_fourth, high));
         __m256i pairs = _mm256_add_epi32(halves, _mm256_shuffle_epi32(halves, 0xb1));
         __m128i sums =
