@@ -234,6 +234,13 @@ int session_reserve_history(struct session *s, int n, struct error *err) {
     return 0;
 }
 
+void session_expect(struct session *s, int64_t n) {
+    int64_t expected = s->n_past + n;
+    if (expected > s->options.n_ctx) expected = s->options.n_ctx;
+    for (int l = 0; l < s->model->config.n_layer && !s->evict; l++)
+        if (s->layers[l].mode->evictable) s->layers[l].cache.expected = (int)expected;
+}
+
 int session_forward(struct session *s, const int *tokens, int n, enum phase phase, struct error *err) {
     const struct config *c = &s->model->config;
     if (!session_fits(s, n))

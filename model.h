@@ -146,6 +146,10 @@ void session_reset(struct session *s);
 /* Whether the context has room for n more tokens and the landmarks among them. */
 bool session_fits(const struct session *s, int n);
 
+/* Says that n more tokens are to come, as far as is known: caches that keep every token then grow once, for all of
+ * them, which takes less memory and no copying. */
+void session_expect(struct session *s, int64_t n);
+
 /* Runs n tokens (1 <= n <= n_batch) through the model at positions n_past.. and appends them to the
  * timeline. -1 when the context is full, a token is not in the vocabulary, or memory is short; the timeline
  * is then as it was. */

@@ -117,6 +117,8 @@ int app_prefill(struct app *app, const struct token_list *tokens, app_batch_fn o
                     s->options.n_ctx - s->n_past, s->options.n_ctx);
     if (fit_whole_prompt(app, tokens->n, err)) return -1;
     s = app->session;
+    int n_predict = app->options.n_predict >= 0 ? app->options.n_predict : tokens->n / 4;
+    session_expect(s, (int64_t)tokens->n + n_predict);
     bool progress = !app->options.quiet && tokens->n > s->options.n_batch && isatty(STDERR_FILENO);
     double start = app_clock();
     for (int i = 0; i < tokens->n; ) {

@@ -75,7 +75,7 @@ struct attn_mode {
     const char *summary;               /* one line for --list-attn */
     const struct param *params;        /* options, ended by a NULL name */
     size_t params_bytes;
-    bool evictable;                    /* takes --kv-evict */
+    bool evictable;                    /* takes --kv-evict, without which layer->cache has every token */
 
     /* Any of these may be NULL where there is nothing to do. */
 

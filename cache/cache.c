@@ -78,7 +78,7 @@ static int resize(struct kv_cache *c, int (*cap_of)(const struct kv_head *h, int
     return 0;
 }
 
-/* Room for n more entries, a quarter more than before if any is needed. */
+/* Room for n more entries; if there isn't, for a quarter more than before. */
 static int grown_cap(const struct kv_head *h, int n) {
     int64_t need = (int64_t)h->n + n, more = (int64_t)h->cap + h->cap / 4;
     if (need <= h->cap) return h->cap;
@@ -95,12 +95,14 @@ static int trimmed_cap(const struct kv_head *h, int n) {
 int kv_reserve(struct kv_cache *c, int n, struct error *err) {
     int64_t entries = 0;
     bool fits = true, countable = true;
+    for (int g = 0; g < c->n_head_kv; g++) fits = fits && n <= c->heads[g].cap - c->heads[g].n;
+    if (fits) return 0;
+    if (n < c->expected - c->heads[0].n) n = c->expected - c->heads[0].n;
     for (int g = 0; g < c->n_head_kv; g++) {
-        fits = fits && n <= c->heads[g].cap - c->heads[g].n;
         countable = countable && grown_cap(&c->heads[g], n) - c->heads[g].n >= n;
         entries += grown_cap(&c->heads[g], n);
     }
-    if (fits || (countable && !resize(c, grown_cap, n))) return 0;
+    if (countable && !resize(c, grown_cap, n)) return 0;
     return fail(err, "out of memory for a KV cache of %lld entries (%lld MB a layer): use a smaller "
                 "context (-c), --kv-type or --kv-evict", (long long)(entries / c->n_head_kv),
                 (long long)((entries * (int64_t)entry_bytes(c)) >> 20));

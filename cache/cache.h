@@ -27,6 +27,7 @@ struct kv_cache {
     size_t k_row_bytes, v_row_bytes;
     struct kv_head *heads; /* [n_head_kv] */
     struct arena arena;    /* where all the heads' arrays lie */
+    int expected;          /* entries of a head that are known to come: one that grows makes room for as many */
     /* kv_row_store(), or the faster twin that struct attend_kernels has. */
     void (*store)(enum kv_type type, int d, const float *x, uint8_t *row);
 };

@@ -99,6 +99,16 @@ def test_kv_types(tiny_model, kind, bound):
     assert mean_kl(want, got) < bound / 10
 
 
+def test_a_prompt_takes_the_memory_of_its_tokens(tiny_model, tmp_path):
+    """Whatever its batches are, and with room for what is generated: caches don't grow step by step."""
+    path, _ = tiny_model(n_embd=128, n_ff=192, n_ctx=8192)
+    bytes_per_token = 2 * (2 * 2 * 2 * 32 + 2 * 4)  # layers, KV heads: K and V in f16, positions
+    ids = ids_text(random_ids(4000))
+    for batch in (100, 512, 4000):
+        figures, _ = stats(path, tmp_path, "--ids", ids, "-n", 90, "-b", batch)
+        assert 4090 <= figures["cache_bytes"] / bytes_per_token < 1.13 * 4090  # whole huge pages
+
+
 def test_kv_types_take_the_memory_they_say(tiny_model, tmp_path):
     path, _ = tiny_model(n_embd=128, n_ff=192, n_ctx=8192)
     size = {}

@@ -134,6 +134,25 @@ static void test_growth(void) {
     kv_free(&c);
 }
 
+/* Room for what is expected is made at once, and no more; then growth is as ever. */
+static void test_expected(void) {
+    struct kv_cache c;
+    CHECK(!kv_init(&c, 2, 4, KV_F32, KV_F16, NULL));
+    c.expected = 640;
+    CHECK(!kv_reserve(&c, 100, NULL));
+    const uint8_t *k = c.heads[0].k;
+    for (int pos = 0; pos < 640; pos++) {
+        CHECK(!kv_reserve(&c, 1, NULL));
+        append(&c, 0, pos);
+        append(&c, 1, pos);
+    }
+    CHECK(c.heads[0].k == k && c.heads[1].cap == 640);
+    CHECK(!kv_reserve(&c, 1, NULL));
+    CHECK(c.heads[0].cap == 832); /* a quarter more, in whole steps */
+    for (int pos = 0; pos < 640; pos += 37) CHECK(holds(&c, 0, pos, pos) && holds(&c, 1, pos, pos));
+    kv_free(&c);
+}
+
 static void test_keep(void) {
     struct kv_cache c;
     enum { N = 20000, KEPT = N / 40 };
@@ -201,6 +220,7 @@ int main(void) {
     test_layout();
     test_zero_rows();
     test_growth();
+    test_expected();
     test_keep();
     test_write_advance();
     test_types();
