@@ -45,6 +45,7 @@ ROWS = {
     "first token, ms": ("first", 16, "f16"),
 }
 LONG_ROWS = {"prompt 32768": ("prompt", 32768, "f16")}
+BATCH = 512  # tokens of a prompt per forward pass
 CURVE = [64, 512, 1024, 2048, 4096, 8192, 16384]
 
 
@@ -76,11 +77,12 @@ def text_ids(model, n):
 
 
 def measure_ours(job, depth, kv_type, model, threads, ids, prefix, options):
+    at_depth = job == "depth" or (job == "prompt" and depth <= BATCH)  # those that --bench warms up for, as peer.py does
     common = [*prefix, RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64, *options]
     with tempfile.TemporaryDirectory() as folder:
         file, stats = Path(folder) / "ids", Path(folder) / "stats.json"
-        file.write_text(" ".join(ids[: depth + 32] if job == "depth" else ids[:depth]))
-        if job == "depth":
+        file.write_text(" ".join(ids[: depth + 32] if at_depth else ids[:depth]))
+        if at_depth:
             header, row = call(
                 [*common, "--bench", "--depths", depth, "-n", 32, "--ids", f"@{file}"]
             ).splitlines()
