@@ -243,8 +243,10 @@ def main():
         if not args.rows or args.rows in n
     }
     depth = max([r[1] for r in rows.values()] + args.curve)
-    limits = measure_limits(args.threads, args.prefix)
+    before = measure_limits(args.threads, args.prefix)
     results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
+    after = measure_limits(args.threads, args.prefix)
+    limits = {what: max(before[what], after[what]) for what in before}  # where cores share a cache may change
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem

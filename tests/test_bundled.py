@@ -1,5 +1,7 @@
 """The checkpoint in models/: every mode on it computes the definition, finds pass keys, and costs what it should."""
 
+import random
+import re
 import sys
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 from conftest import BUNDLED, DATA, ROOT, RUN, logits, mean_kl, run, stats
 from reference.model import Model
 
-sys.path.append(str(ROOT / "eval"))
+sys.path += [str(ROOT / "eval"), str(ROOT / "train")]
 import harness
 import passkey
+import tales
 
 MODES = ["dense", "moba", "topk:prefill=sparse", "mosa", "landmark", "infini"]
 
@@ -47,6 +50,22 @@ def test_pass_keys_are_found_far_beyond_it(mode):
     options = ("-n", 8, "--temp", 0, "-c", 9000, "--attn", mode)
     answers = [run(BUNDLED, "-p", p.text, *options).stdout.decode() for p in far]
     assert sum(passkey.found(a, p.expected) for a, p in zip(answers, far)) >= len(far) - 1
+
+
+def test_it_tells_tales_in_english():
+    """In words that there are, about someone who is named more than once."""
+    known = {w for i in range(3000) for w in re.findall(r"[A-Za-z]+", tales.tale(random.Random(i)))}
+    names = {n for group in tales.NAMES.values() for n in group}
+    words, of_tale, named = [], 0, 0
+    for seed in range(20):
+        options = ("-p", "Once upon a time there was a", "-n", 150, "--seed", seed, "--temp", 0.3, "-q")
+        told = re.findall(r"[A-Za-z]+", run(BUNDLED, *options).stdout.decode())[:-1]  # the last may be cut
+        cast = [w for w in told if w in names]
+        of_tale += sum(w in cast[:2] for w in cast)
+        named += len(cast)
+        words += told
+    assert sum(w in known for w in words) / len(words) > 0.98
+    assert of_tale / named > 0.5  # a twelfth would be chance
 
 
 def test_run_alone_takes_this_model(tmp_path):

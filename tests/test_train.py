@@ -18,6 +18,7 @@ import average
 import model as model_
 import modes
 import mosa_claim
+import tales
 import tasks as tasks_
 import train
 from export import export_model
@@ -35,7 +36,6 @@ SMALL = dict(
     landmark_block=16,
     landmark_topk=2,
     infini_segment=32,
-    infini_segment_run=32,
 )
 
 
@@ -182,9 +182,20 @@ def test_a_stream_asks_for_the_key_that_it_holds(tasks):
     assert min(seen.values()) > 10, seen
 
 
+def test_tales_are_about_who_they_start_with():
+    """Nothing of the grammar is left over, and every plot keeps hero and friend."""
+    for seed in range(200):
+        names = tales.cast(random.Random(seed))
+        tale = tales.tale(random.Random(seed), names)
+        assert not re.search(r"[][{}|]", tale) and re.search(r"[.]$", tale), tale
+        assert tale.count(names["hero"]) > 2 and tale.count(names["friend"]) > 2, tale
+        others = {n for names in tales.NAMES.values() for n in names} - {names["hero"], names["friend"]}
+        assert not others & set(re.findall(r"\w+", tale)), tale
+
+
 def arguments(folder, steps):
     return Namespace(
-        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None, start=None
+        folder=folder, steps=steps, batch=2, length=128, lr=1e-3, seed=1, save=3, modes=None, start=None, above=1
     )
 
 

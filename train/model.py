@@ -23,6 +23,7 @@ from reference.model import Model as Exported  # noqa: E402
 EMBEDDING_STD = 0.02
 
 # start_memory()
+MEMORY_LAYER = 2
 LOGIT = 4  # what the memory's answer is worth: less is found slowly, more is unlearned first
 MATCH, UNUSED = 8, 6  # queries and keys are MATCH where a place matches, -MATCH elsewhere, -UNUSED without a place
 SHARPNESS = 12  # of the queries and keys that look back, before RoPE
@@ -45,8 +46,7 @@ class Config:
     mosa_dense_heads: int = 1
     landmark_block: int = 32
     landmark_topk: int = 4
-    infini_segment: int = 128
-    infini_segment_run: int = 256  # for ./run: at half as many lengths a border cuts the answer
+    infini_segment: int = 256
 
 
 class Attention(nn.Module):
@@ -155,7 +155,7 @@ class Model(nn.Module):
             second.o_proj.weight[:, d * head : d * (head + 1)] = 0.1 * copied.T
 
     @torch.no_grad()
-    def start_memory(self, ids, mark, layer=2, head=1, n_places=5):
+    def start_memory(self, ids, mark, layer=MEMORY_LAYER, head=1, n_places=5):
         """Starts a head that reads Infini's memory as a table: the token that came j after a `mark`, up to n_places, is
         stored in place j and asked for j - 1 after a mark. (In these texts a space of its own stands before numbers
         and nowhere else.) Memory weighs with positive features, elu(x) + 1, which are far below 1 for places that
@@ -201,6 +201,12 @@ class Model(nn.Module):
         before = F.normalize(first.o_proj.weight[:, : d // 3].T)
         found = torch.cat((seen[: d // 3], before, two_back[: d - d // 3 * 2]))
         look_back(second, 2, 3, SHARPNESS / constant, found, strength * size * earlier)
+
+    def above_memory(self):
+        """The parameters that what start_memory()'s head finds goes through."""
+        upper = self.layers[MEMORY_LAYER + 1 :]
+        lowest = [layer.mlp for layer in self.layers[MEMORY_LAYER : MEMORY_LAYER + 1]]
+        return [p for part in (*lowest, *upper) for p in part.parameters()]
 
     def through(self, layers, x, mode, at=None, **options):
         """The residual stream x [B, T, n_embd] after these layers."""
@@ -350,7 +356,7 @@ def save_checkpoint(model, folder: Path, tokenizer_config):
         "attention.landmark.block_size": c.landmark_block,
         "attention.landmark.top_k": c.landmark_topk,
         "attention.landmark.token_id": c.n_vocab,
-        "attention.infini.segment_length": c.infini_segment_run,
+        "attention.infini.segment_length": c.infini_segment,
         "attention.infini.delta_rule": "false",
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -12,6 +12,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+import tales
+
+TALES = 0.8  # of the text is tales, the rest verses
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -155,7 +158,14 @@ class Tasks:
         verse = rng.choice(self.verses_with.get(word, self.verses))
         return chat(f"Tell me of {word}.", verse, answer=False)
 
+    def tale_about(self, rng, length):
+        names = tales.cast(rng)
+        about = rng.choice(["", " about {hero}", " about a {animal}", " about {hero} and {friend}"]).format_map(names)
+        return chat(f"Tell me a story{about}.", tales.tale(rng, names), answer=False)
+
     def text(self, rng, length):
+        if rng.random() < TALES:
+            return [("".join(tales.tale(rng) + "\n" for _ in range(max(length // 160, 1))), False)]
         i = rng.randrange(len(self.verses))
         return [("\n".join(self.verses[i : i + max(length // 30, 1)]) + "\n", False)]
 
@@ -165,8 +175,8 @@ class Tasks:
         while len(ids) < length:
             left = length - len(ids)
             room = left if left < 160 or rng.random() < 0.7 else rng.randint(100, left)
-            kinds = (self.passkey, self.recall, self.copying, self.verse_about, self.text)
-            kind = rng.choices(kinds, (35, 15, 25, 5, 20) if left >= 100 else (0, 0, 50, 5, 45))[0]
+            kinds = (self.passkey, self.recall, self.copying, self.verse_about, self.tale_about, self.text)
+            kind = rng.choices(kinds, (28, 12, 15, 2, 18, 25) if left >= 100 else (0, 0, 40, 5, 10, 45))[0]
             for text, is_answer in kind(rng, room):
                 piece = self.encode(text)
                 ids += piece
@@ -181,12 +191,11 @@ class Tasks:
         ids = ids.repeat(1, -(-length // period))[:, :length]
         return ids, (torch.arange(length) >= period).expand_as(ids)
 
-    def verses_batch(self, rng, n, length):
-        """(ids, answers) [n, length] of verses that follow one another; none of it is an answer."""
+    def texts_batch(self, rng, n, length):
+        """(ids, answers) [n, length] of tales or of verses that follow one another; none of it is an answer."""
         ids = []
         while len(ids) < n:
-            i = rng.randrange(len(self.verses))
-            piece = self.encode("\n".join(self.verses[i : i + length // 8]))
+            piece = self.encode(self.text(rng, 4 * length)[0][0])
             if len(piece) >= length:
                 ids.append(piece[:length])
         return torch.tensor(ids), torch.zeros(n, length, dtype=torch.bool)

@@ -9,15 +9,18 @@ The mixture changes over the run:
 - until ALONE dense alone, on sequences of a quarter of --length, and until REPEATS on random tokens over and over,
   which tunes the look-up that the model starts with (model.py);
 - then all modes, until GROWN on half of --length. A step has --batch x --length tokens throughout. The mean loss of
-  answers counts twice as much as that of the text around them, although there are fifty times fewer;
+  answers counts as much as that of the text around them, although there are fifty times fewer;
 - after SKIP, half of the sequences of dense, MoBA and MoSA have positions that skip ahead (PoSE, arXiv
   2309.10400), so that long distances are seen without long sequences, and MoBA and MoSA attend to fewer blocks or
   entries in those than the model is made for, as they will to fewer of more. Half of dense attention's steps are
-  verses alone;
+  text alone;
 - at MEMORY, late, for a high learning rate would undo it, Infini's memory gets its start (model.py). From then on
   STREAM_SHARE of all steps are streams [filler][needle][filler][question] in which the gradient flows through needle
   and question only. How much filler there may be grows as long as answers are right, from a segment to
-  a million tokens; beyond two segments, what they add to the memory is multiplied instead.
+  four million tokens; beyond two segments, what they add to the memory is multiplied instead.
+
+With --above, what lies above the place where the memory is read learns at a higher rate from then on, as language
+takes one, and what looks numbers up is left as it is.
 
 Matrices are multiplied in bfloat16 where the CPU does that (sums and weights stay in float32).
 """
@@ -38,15 +41,15 @@ import model as model_
 import modes
 import tasks as tasks_
 
-MODES = {"dense": 17, "moba": 23, "mosa": 23, "landmark": 30, "infini": 7}
-STREAM_SHARE = 0.5
+MODES = {"dense": 40, "moba": 23, "mosa": 23, "landmark": 30, "infini": 7}
+STREAM_SHARE = 0.4
 REPEATS, ALONE, GROWN, SKIP, MEMORY = 0.008, 0.027, 0.08, 0.133, 0.53
 LEAST_KEPT, LEAST_BLOCKS = 24, 2
 CROWD = 16
-TEXT_WEIGHT = 0.5
+TEXT_WEIGHT = 1.0
 PRECISION = "medium"  # of torch: bfloat16, where the CPU multiplies that
-MIN_FILLER, MAX_FILLER = 128, 1 << 20  # tokens of filler in a stream
-STREAMS = 10
+MIN_FILLER, MAX_FILLER = 256, 1 << 22  # tokens of filler in a stream
+STREAMS = 6
 
 
 def stretched(rng, length, n_ctx):
@@ -164,7 +167,7 @@ def step_loss(model, tasks, rng, mode, progress, batch, length, most_filler=MIN_
         ids, answers = tasks.batch(rng, batch, length // block * (block - 1))
         return landmark_loss(model, ids, answers, slot=rng.randrange(topk), retrieve=rng.random() < 0.5)
     if mode == "dense" and progress > SKIP and rng.random() < 0.5:
-        ids, answers = tasks.verses_batch(rng, batch, length)
+        ids, answers = tasks.texts_batch(rng, batch, length)
     else:
         ids, answers = tasks.batch(rng, batch, length)
     at, options = None, {}
@@ -211,10 +214,16 @@ def learning_rate_at(step, args):
 
 
 def optimizer_for(model):
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    """AdamW; groups say whether they are above the place where Infini's memory is read."""
+    above = {id(p) for p in model.above_memory()}
+    groups = []
+    for is_above in (False, True):
+        own = [p for p in model.parameters() if (id(p) in above) == is_above]
+        groups += [
+            {"params": [p for p in own if p.dim() >= 2], "weight_decay": 0.05, "above": is_above},
+            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0, "above": is_above},
+        ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=(0.9, 0.98))
 
 
 def save_checkpoint(model, folder):
@@ -273,7 +282,8 @@ def train(args):
             if step == math.ceil(MEMORY * args.steps) and not args.start:
                 start_memory(model, tasks, rng)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(step, args)
+                times = args.above if group["above"] and progress >= MEMORY else 1
+                group["lr"] = times * learning_rate_at(step, args)
             loss, right = step_loss(
                 model, tasks, rng, mode, progress, args.batch, args.length, most_filler
             )
@@ -303,6 +313,7 @@ def main():
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--above", type=float, default=1, help="late rate of the upper layers, in times that of others")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", type=int, default=200)
     parser.add_argument("--modes", nargs="+", choices=[*MODES, "stream"], help="train these alone")
