@@ -53,7 +53,7 @@ def test_pass_keys_are_found_far_beyond_it(mode):
 
 
 def test_it_tells_tales_in_english():
-    """In words that there are, about someone who is named more than once."""
+    """In words that there are, about the two whom a tale starts with."""
     known = {w for i in range(3000) for w in re.findall(r"[A-Za-z]+", tales.tale(random.Random(i)))}
     names = {n for group in tales.NAMES.values() for n in group}
     words, of_tale, named = [], 0, 0
@@ -65,7 +65,7 @@ def test_it_tells_tales_in_english():
         named += len(cast)
         words += told
     assert sum(w in known for w in words) / len(words) > 0.98
-    assert of_tale / named > 0.5  # a twelfth would be chance
+    assert of_tale / named > 0.9
 
 
 def test_run_alone_takes_this_model(tmp_path):
