@@ -100,11 +100,12 @@ int job_bench(struct app *app, struct error *err) {
     int n = parse_depths(app->options.depths ? app->options.depths : "512", depths, err);
     if (n < 0) return -1;
     int n_gen = app->options.n_predict >= 0 ? app->options.n_predict : BENCH_TOKENS;
-    int total = depths[n - 1] + n_gen;
+    int64_t total = (int64_t)depths[n - 1] + n_gen;
     if (total > app->session->options.n_ctx)
-        return fail_usage(err, "--depths: %d tokens are needed, but -c is %d", total, app->session->options.n_ctx);
+        return fail_usage(err, "--depths: %lld tokens are needed, but -c is %d", (long long)total,
+                          app->session->options.n_ctx);
     struct token_list tokens = {0};
-    int status = fill_tokens(app, &tokens, total, err);
+    int status = fill_tokens(app, &tokens, (int)total, err);
     if (!status) status = warm_up(app, &tokens, depths[0], n_gen, err);
     if (!status) printf("attn,kv_evict,kv_type,threads,depth,prompt_tps,gen_tps,cache_bytes,entries_attended\n");
     for (int i = 0; i < n && !status && !*app->interrupted; i++) {

@@ -77,7 +77,7 @@ def text_ids(model, n):
 
 
 def measure_ours(job, depth, kv_type, model, threads, ids, prefix, options):
-    at_depth = job == "depth" or (job == "prompt" and depth <= BATCH)  # those that --bench warms up for, as peer.py does
+    at_depth = job == "depth" or (job == "prompt" and depth <= BATCH)  # --bench warms up, as peer.py does
     common = [*prefix, RUN, model, "-t", threads, "--kv-type", kv_type, "-c", depth + 64, *options]
     with tempfile.TemporaryDirectory() as folder:
         file, stats = Path(folder) / "ids", Path(folder) / "stats.json"

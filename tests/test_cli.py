@@ -86,6 +86,7 @@ def assert_fails(result, code, *mentions):
         (["--compare", "dense"], "--score"),
         (["--depths", "512"], "--bench"),
         (["--bench", "--depths", "a"], "a"),
+        (["--bench", "--depths", "64", "-n", str(2**31 - 1)], "tokens are needed"),
         (["-q=1"], "-q"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",

@@ -242,6 +242,26 @@ def test_a_run_starts_from_an_exported_file(tasks, tmp_path, monkeypatch):
     assert 0 < moved < 1e-3  # four steps of the warm-up
 
 
+def test_the_upper_layers_have_a_rate_of_their_own(tasks, tmp_path, monkeypatch):
+    """With --above 0 the layers above the memory stay as they are, and no other."""
+    monkeypatch.setitem(SMALL, "n_layer", model_.MEMORY_LAYER + 2)
+    monkeypatch.setattr(model_.Config, "__init__", small_config(model_.Config.__init__))
+    monkeypatch.setattr(train, "STREAMS", 2)
+    model = model_.Model(model_.Config(n_vocab=tasks.tokenizer.get_vocab_size()))
+    folder, path = tmp_path / "run", tmp_path / "start.gguf"
+    model_.save_checkpoint(model, folder, {"chat_template": tasks_.CHAT_TEMPLATE, "add_bos_token": False})
+    export_model(folder, path, type="f32")
+    args = arguments(folder, 4)
+    args.start, args.above = path, 0
+    train.train(args)
+    trained = torch.load(folder / "state.pt", weights_only=True)["model"]
+    stayed = {name for name, w in model.state_dict().items() if torch.equal(w, trained[name])}
+    upper = {f"layers.{model_.MEMORY_LAYER}.mlp", f"layers.{model_.MEMORY_LAYER + 1}."}
+    above = {name for name in trained if any(name.startswith(part) for part in upper)}
+    assert above and above <= stayed
+    assert not any(name in stayed for name in trained if name.startswith(("embed", "layers.0.self_attn.q_proj")))
+
+
 def test_a_run_is_averaged_with_its_start(tasks, tmp_path):
     folder, path = tmp_path / "run", tmp_path / "start.gguf"
     start, moved = small_model(tasks), small_model(tasks)

@@ -17,7 +17,7 @@ NAMES = {
     "she": "Anna Ruth Mary Sara Lily Rosa Nora Ella Hanna Eva Clara Ida".split(),
     "he": "Tom Ben Sam Jonas Peter Simon Adam Max David Leo Paul Otto".split(),
 }
-FORMS = {"she": ("her", "her", "herself"), "he": ("him", "his", "himself")}
+POSSESSIVES = {"she": "her", "he": "his"}
 HOMES = [
     "in a small house by the river",
     "under an old tree on the hill",
@@ -31,10 +31,10 @@ COLOURS = "red blue green yellow white brown".split()
 THINGS = "ball hat lamp bell basket cup ring boat kite coat drum book".split()
 FOODS = ["bread", "an apple", "honey", "some cheese", "a cake", "a pear", "nuts", "berries"]
 HIDDEN = ["under a stone", "behind a tree", "in the tall grass", "between two rocks", "on a low branch", "under the leaves"]
-WEATHER = [
-    ("rain", "Dark clouds came over the hill, and it began to rain", "the rain stopped"),
-    ("snow", "The wind grew cold, and it began to snow", "the snow stopped"),
-    ("a storm", "The sky grew dark, and a storm came from the sea", "the storm was over"),
+WEATHER = [  # how it comes, how it goes
+    ("Dark clouds came over the hill, and it began to rain", "the rain stopped"),
+    ("The wind grew cold, and it began to snow", "the snow stopped"),
+    ("The sky grew dark, and a storm came from the sea", "the storm was over"),
 ]
 
 START = [
@@ -117,11 +117,11 @@ def fill(rng, template, names):
 def cast(rng):
     """Who and what a tale is about: {name in the templates: text}."""
     pronoun = rng.choice(list(NAMES))
-    him, his, himself = FORMS[pronoun]
+    his = POSSESSIVES[pronoun]
     animal, animal2 = rng.sample(ANIMALS, 2)
     hero = rng.choice(NAMES[pronoun])
     friend = rng.choice([n for names in NAMES.values() for n in names if n != hero])
-    _, weather, over = rng.choice(WEATHER)
+    weather, over = rng.choice(WEATHER)
     return {
         "hero": hero, "friend": friend, "animal": animal, "animal2": animal2, "size": rng.choice(SIZES),
         "he": pronoun, "He": pronoun.capitalize(), "his": his, "His": his.capitalize(),
