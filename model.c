@@ -17,41 +17,47 @@
 
 static const float *vector(const struct weight *w) { return (const float *)(const void *)w->data; }
 
-/* RMSNorm of the residual stream; the result is visible to this worker's products. */
-static float *norm_rows(struct worker *w, struct session *s, const float *x, int n, const struct weight *norm) {
+/* RMSNorm of n rows of the residual stream, ready for this worker's products; `precise` as in struct acts. */
+static struct acts norm_rows(struct worker *w, struct session *s, const float *x, int n, const struct weight *norm,
+                             bool precise) {
     const struct model *m = s->model;
     int n_embd = m->config.n_embd;
+    float *out = s->x_norm + (n == 1 ? (size_t)w->id * n_embd : 0);
+    struct acts acts = {.n = n, .cols = n_embd, .f32 = out, .q8 = s->q8, .precise = precise};
     if (n == 1) {
-        float *own = s->x_norm + (size_t)w->id * n_embd;
-        rmsnorm(m->kernels, own, x, vector(norm), n_embd, m->config.norm_eps);
-        return own;
+        rmsnorm(m->kernels, out, x, vector(norm), n_embd, m->config.norm_eps);
+        return acts;
     }
     int begin, end;
     worker_range(w, n, 1, &begin, &end);
     for (int i = begin; i < end; i++) {
         size_t row = (size_t)i * n_embd;
-        rmsnorm(m->kernels, s->x_norm + row, x + row, vector(norm), n_embd, m->config.norm_eps);
+        rmsnorm(m->kernels, out + row, x + row, vector(norm), n_embd, m->config.norm_eps);
+        acts_prepare_row(m->kernels, &acts, i);
     }
     team_barrier(w);
-    return s->x_norm;
+    return acts;
 }
 
-/* gate = silu(gate) * up, as the input of w_down. */
-static float *swiglu_rows(struct worker *w, struct session *s) {
+/* gate = silu(gate) * up, ready as the input of w_down. */
+static struct acts swiglu_rows(struct worker *w, struct session *s) {
     const struct model *m = s->model;
     int n_ff = m->config.n_ff;
+    float *gate = s->gate + (s->n == 1 ? (size_t)(w->id + 1) * n_ff : 0);
+    struct acts acts = {.n = s->n, .cols = n_ff, .f32 = gate, .q8 = s->q8, .precise = s->options.precise};
     if (s->n == 1) {
-        float *own = s->gate + (size_t)(w->id + 1) * n_ff;
-        memcpy(own, s->gate, (size_t)n_ff * sizeof *own);
-        silu_mul(m->kernels, own, s->up, n_ff);
-        return own;
+        memcpy(gate, s->gate, (size_t)n_ff * sizeof *gate);
+        silu_mul(m->kernels, gate, s->up, n_ff);
+        return acts;
     }
     int begin, end;
     worker_range(w, s->n, 1, &begin, &end);
-    for (int i = begin; i < end; i++)
-        silu_mul(m->kernels, s->gate + (size_t)i * n_ff, s->up + (size_t)i * n_ff, n_ff);
+    for (int i = begin; i < end; i++) {
+        silu_mul(m->kernels, gate + (size_t)i * n_ff, s->up + (size_t)i * n_ff, n_ff);
+        acts_prepare_row(m->kernels, &acts, i);
+    }
     team_barrier(w);
-    return s->gate;
+    return acts;
 }
 
 /* y += scale * B (A x) */
@@ -72,8 +78,7 @@ static void add_low_rank(struct worker *w, struct session *s, const struct produ
 }
 
 static void multiply(struct worker *w, struct session *s, const struct product *products, int n_products,
-                     struct acts *acts) {
-    acts_prepare(w, s->model->kernels, acts);
+                     const struct acts *acts) {
     matmul(w, s->model->kernels, products, n_products, acts, s->scratch);
     team_barrier(w);
 }
@@ -95,21 +100,24 @@ static void add_residual(struct worker *w, struct session *s, const struct produ
     float *own = s->residual + (acts->n == 1 ? (size_t)w->id * cols : 0);
     if (acts->n > 1) worker_range(w, acts->n, 1, &begin, &end);
     void *row_q8 = (char *)s->row_q8 + (size_t)w->id * acts_bytes(s->model->kernels, 1, acts->cols);
-    for (int i = begin; i < end; i++)
+    const struct acts rest_acts = {.n = acts->n, .cols = acts->cols, .f32 = own, .q8 = s->q8};
+    for (int i = begin; i < end; i++) {
         acts_residual(s->model->kernels, acts, i, row_q8, own + (size_t)i * cols);
-    struct acts rest_acts = {.n = acts->n, .cols = acts->cols, .f32 = own, .q8 = s->q8};
+        if (acts->n > 1) acts_prepare_row(s->model->kernels, &rest_acts, i);
+    }
+    if (acts->n > 1) team_barrier(w);
     multiply(w, s, rest, n_rest, &rest_acts);
 }
 
-/* Products with the same input. `precisely` asks for activations of 16 bits instead of 8 with quantised weights. */
+/* Products with the same input, which is ready for them. Where it is precise, quantised weights are multiplied with
+ * activations of 16 bits instead of 8. */
 static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
-                    const float *x, int n, int cols, bool precisely) {
-    struct acts acts = {.n = n, .cols = cols, .f32 = x, .q8 = s->q8, .precise = precisely};
-    multiply(w, s, products, n_products, &acts);
-    if (precisely && !s->model->exact && cols % 32 == 0 && !acts_heed_precise(s->model->kernels, n))
-        add_residual(w, s, products, n_products, &acts);
+                    const struct acts *acts) {
+    multiply(w, s, products, n_products, acts);
+    if (acts->precise && !s->model->exact && acts->cols % 32 == 0 && !acts_heed_precise(s->model->kernels, acts->n))
+        add_residual(w, s, products, n_products, acts);
     for (int i = 0; i < n_products; i++)
-        if (products[i].w->lora) add_low_rank(w, s, &products[i], &acts);
+        if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
 }
 
 /* Where rounding costs the most accuracy for the least time: q, k and v, whose errors softmax amplifies, and the
@@ -164,22 +172,25 @@ static void attention_block(struct worker *w, struct session *s, int l) {
     const struct layer *layer = &s->model->layers[l];
     size_t q_size = (size_t)c->n_head * c->head_dim, kv_size = (size_t)c->n_head_kv * c->head_dim;
 
-    float *x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm);
+    struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm, sensitive(s));
     const struct product qkv[] = {
         {.w = &layer->wq, .y = s->q, .y_stride = q_size},
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
         {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
     };
-    project(w, s, qkv, 3, x_norm, s->n, c->n_embd, sensitive(s));
+    project(w, s, qkv, 3, &x_norm);
     if (layer->bq.data || layer->bk.data || layer->bv.data || layer->q_norm.data || layer->k_norm.data)
         finish_qkv(w, s, layer);
 
-    struct attn_batch batch = attention_batch(s, x_norm);
+    struct attn_batch batch = attention_batch(s, x_norm.f32);
     s->layers[l].mode->forward(&s->layers[l], &batch, w);
     if (s->evict) evict_block(w, s, l);
 
     const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
-    project(w, s, &out, 1, s->attn_out, s->n, (int)q_size, s->options.precise);
+    const struct acts attended = {
+        .n = s->n, .cols = (int)q_size, .f32 = s->attn_out, .q8 = s->q8, .precise = s->options.precise};
+    acts_prepare(w, s->model->kernels, &attended);
+    project(w, s, &out, 1, &attended);
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
@@ -187,15 +198,16 @@ static void feed_forward_block(struct worker *w, struct session *s, int l) {
     const struct config *c = &s->model->config;
     const struct layer *layer = &s->model->layers[l];
 
-    float *x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm);
+    struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm, s->options.precise);
     const struct product gate_up[] = {
         {.w = &layer->w_gate, .y = s->gate, .y_stride = c->n_ff},
         {.w = &layer->w_up, .y = s->up, .y_stride = c->n_ff},
     };
-    project(w, s, gate_up, 2, x_norm, s->n, c->n_embd, s->options.precise);
+    project(w, s, gate_up, 2, &x_norm);
 
     const struct product down = {.w = &layer->w_down, .y = s->x, .y_stride = c->n_embd, .add = true};
-    project(w, s, &down, 1, swiglu_rows(w, s), s->n, c->n_ff, s->options.precise);
+    struct acts hidden = swiglu_rows(w, s);
+    project(w, s, &down, 1, &hidden);
 }
 
 static void embed(struct worker *w, struct session *s) {
@@ -279,9 +291,10 @@ static void output_head(struct worker *w, void *arg) {
     const struct logits_job *job = arg;
     struct session *s = job->s;
     const struct config *c = &s->model->config;
-    float *x_norm = norm_rows(w, s, s->x + (size_t)job->row * c->n_embd, job->n, &s->model->output_norm);
+    const float *x = s->x + (size_t)job->row * c->n_embd;
+    struct acts x_norm = norm_rows(w, s, x, job->n, &s->model->output_norm, sensitive(s));
     const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
-    project(w, s, &out, 1, x_norm, job->n, c->n_embd, sensitive(s));
+    project(w, s, &out, 1, &x_norm);
 }
 
 void session_logits(struct session *s, int row, int n_rows, float *logits) {

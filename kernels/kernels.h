@@ -57,10 +57,13 @@ bool acts_heed_precise(const struct kernels *k, int n); /* with up to 16 bits; e
  * F16 and BF16 weights use a->f32 as it is). All workers call it once a->f32 is
  * complete; it ends with a barrier where one is needed, so products may follow at
  * once. (For n == 1 every worker does it on its own, in matmul().) */
-void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a);
+void acts_prepare(struct worker *w, const struct kernels *k, const struct acts *a);
 
-/* What 8 bits leave out of a row: out [cols] = row - its quantised form. Products of it, added to those of the
- * row, are as good as with 16 bits. q8 is acts_bytes(k, 1, cols) of scratch. cols is a multiple of 32. */
+/* Prepares one of several rows, for who has just computed it and has it in the cache; a barrier must follow. */
+void acts_prepare_row(const struct kernels *k, const struct acts *a, int row);
+
+/* What 8 bits leave out of a prepared row: out [cols] = row - its quantised form. Products of it, added to those of
+ * the row, are as good as with 16 bits. q8 is acts_bytes(k, 1, cols) of scratch. cols is a multiple of 32. */
 void acts_residual(const struct kernels *k, const struct acts *a, int row, void *q8, float *out);
 
 struct product {

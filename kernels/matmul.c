@@ -35,13 +35,15 @@ size_t acts_bytes(const struct kernels *k, int n, int cols) {
     return acts_heed_precise(k, n) && halves > bytes ? halves : bytes;
 }
 
-void acts_prepare(struct worker *w, const struct kernels *k, struct acts *a) {
+void acts_prepare_row(const struct kernels *k, const struct acts *a, int row) {
+    if (a->cols % ACT_BLOCK == 0) k->quantize(a, row);
+}
+
+void acts_prepare(struct worker *w, const struct kernels *k, const struct acts *a) {
     if (a->n == 1) return; /* see run_one */
-    if (a->cols % ACT_BLOCK == 0) {
-        int begin, end;
-        worker_range(w, a->n, 1, &begin, &end);
-        for (int i = begin; i < end; i++) k->quantize(a, i);
-    }
+    int begin, end;
+    worker_range(w, a->n, 1, &begin, &end);
+    for (int i = begin; i < end; i++) acts_prepare_row(k, a, i);
     team_barrier(w);
 }
 

@@ -38,7 +38,7 @@ static struct unpacked unpack_row(const struct quant_format *f, const struct wei
     struct unpacked r = {.d = scratch};
     r.m = r.d + groups;
     r.u = (uint8_t *)(r.m + groups);
-    f->unpack(w->data + (size_t)row * w->row_bytes, w->cols / f->block, r.u, r.d, r.m);
+    f->unpack(w->data + (size_t)row * w->row_bytes, w->cols / f->block, r.u, r.d, r.m, 1);
     return r;
 }
 

@@ -101,7 +101,7 @@ static void unpack_rows(const struct weight *w, int begin, int end, int c, int n
         const uint8_t *row = w->data + (size_t)(begin + r < end ? begin + r : end - 1) * w->row_bytes;
         float *d = rows->d[r], *m = rows->m[r];
         for (int g = 0; g < n / f->group; g++) m[g] = 0;
-        f->unpack(row + c / f->block * f->bytes, n / f->block, rows->u + r * MAX_BLOCK, d, m);
+        f->unpack(row + c / f->block * f->bytes, n / f->block, rows->u + r * MAX_BLOCK, d, m, 1);
         for (int g = 0; g < n / f->group; g++) m[g] -= (float)f->zero * d[g];
     }
 }

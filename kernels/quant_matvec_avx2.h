@@ -121,7 +121,7 @@ INLINE __m256i load_group_k6(const uint8_t *p, int g) {
 INLINE __m256 add_block_k4(enum tensor_type type, const uint8_t *p, const struct act_view *x, int b,
                            __m256 sum) {
     float d[8], m[8];
-    unpack_k_scales(p, d, m);
+    unpack_k_scales(p, d, m, 1);
     __m256 scales = _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_loadu_ps(x->scale + 8 * b));
     sum = _mm256_fmadd_ps(_mm256_loadu_ps(m), _mm256_loadu_ps(x->scaled_sum + 8 * b), sum);
     _mm256_storeu_ps(d, scales);

@@ -33,7 +33,7 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
         for (int c = 0; c < w->cols; c += f->block, p += f->bytes) {
             uint8_t u[MAX_BLOCK];
             float d[MAX_BLOCK / 16], m[MAX_BLOCK / 16];
-            f->unpack(p, 1, u, d, m);
+            f->unpack(p, 1, u, d, m, 1);
             for (int g = 0; g < f->block / f->group; g++) {
                 int32x4_t dot = vdupq_n_s32(0);
                 for (int i = g * f->group; i < (g + 1) * f->group; i += 16)

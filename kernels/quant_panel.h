@@ -37,11 +37,8 @@ static inline __attribute__((always_inline)) struct panel unpack_panel(const str
         int n = w->cols - c < MAX_BLOCK ? w->cols - c : MAX_BLOCK;
         for (int r = 0; r < PANEL; r++) {
             const uint8_t *row = w->data + (size_t)(begin + r < end ? begin + r : end - 1) * w->row_bytes;
-            float d[MAX_BLOCK / 16], m[MAX_BLOCK / 16];
-            f->unpack(row + c / f->block * f->bytes, n / f->block, rows + r * MAX_BLOCK, d, m);
-            for (int g = 0; g < n / f->group; g++) p.d[(c / f->group + g) * PANEL + r] = d[g];
-            if (f->has_min)
-                for (int g = 0; g < n / f->group; g++) p.m[(c / f->group + g) * PANEL + r] = m[g];
+            int g = c / f->group * PANEL + r;
+            f->unpack(row + c / f->block * f->bytes, n / f->block, rows + r * MAX_BLOCK, p.d + g, p.m + g, PANEL);
         }
         interleave(rows, n, shift, p.u + (size_t)c * PANEL);
     }

@@ -5,7 +5,7 @@ static void dequantize(const struct quant_format *f, const uint8_t *block, int c
     uint8_t u[MAX_BLOCK];
     float d[MAX_BLOCK / 16], m[MAX_BLOCK / 16] = {0};
     for (int c = 0; c < cols; c += f->block, block += f->bytes) {
-        f->unpack(block, 1, u, d, m);
+        f->unpack(block, 1, u, d, m, 1);
         for (int i = 0; i < f->block; i++) {
             float w = d[i / f->group] * (float)(u[i] - f->zero);
             out[c + i] = f->has_min ? w + m[i / f->group] : w;
