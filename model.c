@@ -39,24 +39,10 @@ static struct acts norm_rows(struct worker *w, struct session *s, const float *x
     return acts;
 }
 
-/* gate = silu(gate) * up, ready as the input of w_down. */
-static struct acts swiglu_rows(struct worker *w, struct session *s) {
-    const struct model *m = s->model;
-    int n_ff = m->config.n_ff;
-    float *gate = s->gate + (s->n == 1 ? (size_t)(w->id + 1) * n_ff : 0);
-    struct acts acts = {.n = s->n, .cols = n_ff, .f32 = gate, .q8 = s->q8, .precise = s->options.precise};
-    if (s->n == 1) {
-        memcpy(gate, s->gate, (size_t)n_ff * sizeof *gate);
-        silu_mul(m->kernels, gate, s->up, n_ff);
-        return acts;
-    }
-    int begin, end;
-    worker_range(w, s->n, 1, &begin, &end);
-    for (int i = begin; i < end; i++) {
-        silu_mul(m->kernels, gate + (size_t)i * n_ff, s->up + (size_t)i * n_ff, n_ff);
-        acts_prepare_row(m->kernels, &acts, i);
-    }
-    team_barrier(w);
+/* The batch's rows of x, of `cols` columns, ready for products. */
+static struct acts prepare(struct worker *w, struct session *s, const float *x, int cols) {
+    const struct acts acts = {.n = s->n, .cols = cols, .f32 = x, .q8 = s->q8, .precise = s->options.precise};
+    acts_prepare(w, s->model->kernels, &acts);
     return acts;
 }
 
@@ -109,13 +95,18 @@ static void add_residual(struct worker *w, struct session *s, const struct produ
     multiply(w, s, rest, n_rest, &rest_acts);
 }
 
+/* Whether the products of these activations take a second pass, with what 8 bits leave out. */
+static bool have_residual(const struct session *s, const struct acts *acts) {
+    return acts->precise && !s->model->exact && acts->cols % 32 == 0 &&
+           !acts_heed_precise(s->model->kernels, acts->n);
+}
+
 /* Products with the same input, which is ready for them. Where it is precise, quantised weights are multiplied with
  * activations of 16 bits instead of 8. */
 static void project(struct worker *w, struct session *s, const struct product *products, int n_products,
                     const struct acts *acts) {
     multiply(w, s, products, n_products, acts);
-    if (acts->precise && !s->model->exact && acts->cols % 32 == 0 && !acts_heed_precise(s->model->kernels, acts->n))
-        add_residual(w, s, products, n_products, acts);
+    if (have_residual(s, acts)) add_residual(w, s, products, n_products, acts);
     for (int i = 0; i < n_products; i++)
         if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
 }
@@ -172,7 +163,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
     const struct layer *layer = &s->model->layers[l];
     size_t q_size = (size_t)c->n_head * c->head_dim, kv_size = (size_t)c->n_head_kv * c->head_dim;
 
-    struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm, sensitive(s));
+    const struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm, sensitive(s));
     const struct product qkv[] = {
         {.w = &layer->wq, .y = s->q, .y_stride = q_size},
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
@@ -187,10 +178,31 @@ static void attention_block(struct worker *w, struct session *s, int l) {
     if (s->evict) evict_block(w, s, l);
 
     const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
-    const struct acts attended = {
-        .n = s->n, .cols = (int)q_size, .f32 = s->attn_out, .q8 = s->q8, .precise = s->options.precise};
-    acts_prepare(w, s->model->kernels, &attended);
+    const struct acts attended = prepare(w, s, s->attn_out, (int)q_size);
     project(w, s, &out, 1, &attended);
+}
+
+/* hidden = silu(W_gate x_norm) * W_up x_norm, at once unless something is added to the products before they meet. */
+static void swiglu(struct worker *w, struct session *s, const struct layer *layer, const struct acts *x_norm) {
+    const struct model *m = s->model;
+    const struct weight *gate = &layer->w_gate, *up = &layer->w_up;
+    int n_ff = m->config.n_ff, begin, end;
+    if (gate->type == up->type && !gate->lora && !up->lora && !have_residual(s, x_norm)) {
+        const struct product gated = {.w = up, .gate = gate, .y = s->hidden, .y_stride = n_ff};
+        multiply(w, s, &gated, 1, x_norm);
+        return;
+    }
+    const struct product apart[] = {
+        {.w = gate, .y = s->hidden, .y_stride = n_ff},
+        {.w = up, .y = s->up, .y_stride = n_ff},
+    };
+    project(w, s, apart, 2, x_norm);
+    worker_range(w, n_ff, 16, &begin, &end);
+    for (int i = 0; i < s->n; i++) {
+        size_t first = (size_t)i * n_ff + begin;
+        silu_mul(m->kernels, s->hidden + first, s->hidden + first, s->up + first, end - begin);
+    }
+    team_barrier(w);
 }
 
 /* x += W_down (silu(W_gate norm(x)) * W_up norm(x)) */
@@ -198,15 +210,11 @@ static void feed_forward_block(struct worker *w, struct session *s, int l) {
     const struct config *c = &s->model->config;
     const struct layer *layer = &s->model->layers[l];
 
-    struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm, s->options.precise);
-    const struct product gate_up[] = {
-        {.w = &layer->w_gate, .y = s->gate, .y_stride = c->n_ff},
-        {.w = &layer->w_up, .y = s->up, .y_stride = c->n_ff},
-    };
-    project(w, s, gate_up, 2, &x_norm);
+    const struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm, s->options.precise);
+    swiglu(w, s, layer, &x_norm);
 
     const struct product down = {.w = &layer->w_down, .y = s->x, .y_stride = c->n_embd, .add = true};
-    struct acts hidden = swiglu_rows(w, s);
+    const struct acts hidden = prepare(w, s, s->hidden, c->n_ff);
     project(w, s, &down, 1, &hidden);
 }
 
@@ -292,7 +300,7 @@ static void output_head(struct worker *w, void *arg) {
     struct session *s = job->s;
     const struct config *c = &s->model->config;
     const float *x = s->x + (size_t)job->row * c->n_embd;
-    struct acts x_norm = norm_rows(w, s, x, job->n, &s->model->output_norm, sensitive(s));
+    const struct acts x_norm = norm_rows(w, s, x, job->n, &s->model->output_norm, sensitive(s));
     const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
     project(w, s, &out, 1, &x_norm);
 }
@@ -333,7 +341,7 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->k, n * kv_size * sizeof(float)},
         {&s->v, n * kv_size * sizeof(float)},
         {&s->attn_out, n * q_size * sizeof(float)},
-        {&s->gate, rows * c->n_ff * sizeof(float)},
+        {&s->hidden, n * c->n_ff * sizeof(float)},
         {&s->up, n * c->n_ff * sizeof(float)},
         {&s->low_rank, n * s->model->max_rank * sizeof(float)},
         {&s->expanded, n * sizeof(int)},
@@ -341,7 +349,7 @@ static int allocate_buffers(struct session *s, struct error *err) {
         {&s->q8, acts_bytes(s->model->kernels, (int)rows, widest)},
         {&s->residual, rows * widest * sizeof(float)},
         {&s->row_q8, n_threads * acts_bytes(s->model->kernels, 1, widest)},
-        {&s->scratch, n_threads * matmul_scratch_bytes(widest)},
+        {&s->scratch, n_threads * matmul_scratch_bytes((int)n, widest)},
         {&s->attn_scratch, most_scratch(s)},
     };
     /* One zeroed block: pages that a short prompt doesn't reach are never touched. */

@@ -121,7 +121,7 @@ struct session {
     float *x_norm;                /* [max(n, n_threads), n_embd] input of the projections */
     float *q, *k, *v;             /* [n, H*d], [n, G*d], [n, G*d] */
     float *attn_out;              /* [n, H*d] */
-    float *gate, *up;             /* [n, n_ff]; for one token, up is [n_threads, n_ff] */
+    float *hidden, *up;           /* [n, n_ff] */
     float *low_rank;              /* [n, max_rank] */
     int *expanded;                /* [n] tokens with landmarks between them */
     float *rope;                  /* [n, 2*n_pairs] cos and sin of the batch's positions */

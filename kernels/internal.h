@@ -27,7 +27,7 @@ struct kernels {
     matmul_fn matmul[TENSOR_TYPES];
     void (*quantize)(const struct acts *a, int row);
     void (*rmsnorm)(float *out, const float *x, const float *weight, int n, float eps);
-    void (*silu_mul)(float *gate, const float *up, int n);
+    void (*silu_mul)(float *out, const float *gate, const float *up, int n);
     void (*vec_add)(float *x, const float *y, int n);
 };
 

@@ -71,17 +71,18 @@ struct product {
     float *y;               /* [n, y_stride]: row i gets W a_i */
     size_t y_stride;        /* floats from row to row, >= w->rows */
     bool add;               /* add to y instead of overwriting it */
+    const struct weight *gate; /* of w's shape and type, or NULL: row i gets silu(gate a_i) * (W a_i) (SwiGLU) */
 };
 
 /* Several products with the same activations, such as q, k and v, in one
  * pass over the workers. n == 1 is a matrix-vector product that streams the
  * weights once; large n goes through a register-blocked GEMM. `scratch` is
- * matmul_scratch_bytes() per worker, 64-byte aligned, indexed by worker id. All
- * workers call it, with a barrier between it and other products or loops over
- * team_next(). */
+ * matmul_scratch_bytes() of at least these rows and columns per worker, 64-byte
+ * aligned. All workers call it, with a barrier between it and other products or
+ * loops over team_next(). */
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch);
-size_t matmul_scratch_bytes(int max_cols); /* of one worker */
+size_t matmul_scratch_bytes(int max_rows, int max_cols); /* of one worker, for activations of that size */
 
 /* Row r of a weight of any type as float32: embedding look-ups, tests. */
 void weight_row(const struct kernels *k, const struct weight *w, int64_t row, float *out);
@@ -90,8 +91,8 @@ void weight_row(const struct kernels *k, const struct weight *w, int64_t row, fl
 
 /* out = x / rms(x) * weight; out may be x. */
 void rmsnorm(const struct kernels *k, float *out, const float *x, const float *weight, int n, float eps);
-/* gate = silu(gate) * up */
-void silu_mul(const struct kernels *k, float *gate, const float *up, int n);
+/* out = silu(gate) * up; out may be one of the two. */
+void silu_mul(const struct kernels *k, float *out, const float *gate, const float *up, int n);
 /* x += y */
 void vec_add(const struct kernels *k, float *x, const float *y, int n);
 

@@ -47,12 +47,38 @@ void acts_prepare(struct worker *w, const struct kernels *k, const struct acts *
     team_barrier(w);
 }
 
-size_t matmul_scratch_bytes(int max_cols) {
+/* A panel of weights as float32; other uses are smaller. */
+static size_t weights_bytes(int max_cols) {
     size_t cols = round_up((size_t)max_cols, MAX_BLOCK);
-    return PANEL * (cols * sizeof(float) + MAX_BLOCK); /* a panel as float32; other uses are smaller */
+    return PANEL * (cols * sizeof(float) + MAX_BLOCK);
 }
 
-#define FEW_CHUNK 32 /* weight rows that stay in the cache while a few activation rows pass */
+/* Behind it, a panel of two results. */
+size_t matmul_scratch_bytes(int max_rows, int max_cols) {
+    return weights_bytes(max_cols) + 2 * (size_t)max_rows * WIDEST_PANEL * sizeof(float);
+}
+
+static struct weight weight_rows(const struct weight *w, int begin, int end) {
+    struct weight part = *w;
+    part.data += (size_t)begin * w->row_bytes;
+    part.rows = end - begin;
+    return part;
+}
+
+#define FEW_CHUNK 32    /* weight rows that stay in the cache while a few activation rows pass */
+#define GATED_CHUNK 512 /* weight rows whose results wait for those of the gate */
+
+/* Rows begin .. end - 1 of a product with one activation row. */
+static void matvec_rows(const struct kernels *k, const struct product *o, int begin, int end, const struct acts *a,
+                        int i, void *scratch) {
+    float *y = o->y + (size_t)i * o->y_stride;
+    k->matvec[o->w->type](o->w, begin, end, a, i, y, o->add, scratch);
+    if (!o->gate) return;
+    float gate[GATED_CHUNK];
+    const struct weight part = weight_rows(o->gate, begin, end);
+    k->matvec[part.type](&part, 0, part.rows, a, i, gate, false, scratch);
+    k->silu_mul(y + begin, gate, y + begin, part.rows);
+}
 
 /* Matrix-vector: every worker gets an equal share of all rows, and reads a
  * contiguous part of each weight. */
@@ -65,11 +91,9 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
         const struct product *o = &products[p];
         int from = begin > first ? begin - first : 0;
         int to = end - first < o->w->rows ? end - first : o->w->rows;
-        int step = a->n == 1 ? to - from : FEW_CHUNK;
+        int step = a->n > 1 ? FEW_CHUNK : o->gate ? GATED_CHUNK : to - from;
         for (int r = from; r < to; r += step)
-            for (int i = 0; i < a->n; i++)
-                k->matvec[o->w->type](o->w, r, r + step < to ? r + step : to, a, i,
-                                      o->y + (size_t)i * o->y_stride, o->add, scratch);
+            for (int i = 0; i < a->n; i++) matvec_rows(k, o, r, r + step < to ? r + step : to, a, i, scratch);
     }
 }
 
@@ -85,6 +109,18 @@ static void run_one(struct worker *w, const struct kernels *k, const struct prod
 
 static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }
 
+/* A panel of both products of a gated one, which meet in the cache; only what comes out of them goes to memory. */
+static void matmul_gated(const struct kernels *k, matmul_fn fn, const struct product *o, int begin, int end,
+                         const struct acts *a, void *scratch) {
+    const struct weight gate = weight_rows(o->gate, begin, end), up = weight_rows(o->w, begin, end);
+    size_t width = (size_t)(end - begin), n = (size_t)a->n;
+    float *gates = (float *)(void *)((uint8_t *)scratch + weights_bytes(a->cols)), *ups = gates + n * width;
+    fn(&gate, 0, gate.rows, a, gates, width, false, scratch);
+    fn(&up, 0, up.rows, a, ups, width, false, scratch);
+    for (size_t i = 0; i < n; i++)
+        k->silu_mul(o->y + i * o->y_stride + begin, gates + i * width, ups + i * width, end - begin);
+}
+
 /* GEMM: workers take panels of rows as they become free. */
 static void run_matmul(struct worker *w, const struct kernels *k, const struct product *products,
                        int n_products, const struct acts *a, void *scratch) {
@@ -97,13 +133,14 @@ static void run_matmul(struct worker *w, const struct kernels *k, const struct p
         int begin = i * panel, end = begin + panel < o->w->rows ? begin + panel : o->w->rows;
         bool tiles = acts_heed_precise(k, a->n) && is_quantised(o->w->type);
         matmul_fn fn = blas ? blas_matmul : tiles ? k->tiles : k->matmul[o->w->type];
-        fn(o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
+        if (o->gate) matmul_gated(k, fn, o, begin, end, a, scratch);
+        else fn(o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
     }
 }
 
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch) {
-    void *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->cols);
+    void *own = (uint8_t *)scratch + (size_t)w->id * matmul_scratch_bytes(a->n, a->cols);
     if (a->n == 1) run_one(w, k, products, n_products, a, own);
     else if (a->n <= k->max_few) run_matvec(w, k, products, n_products, a, own);
     else run_matmul(w, k, products, n_products, a, own);

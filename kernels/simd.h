@@ -40,12 +40,12 @@ void quantize_amx(const struct acts *a, int row);
 
 void quantize_avx2(const struct acts *a, int row);
 void rmsnorm_avx2(float *out, const float *x, const float *weight, int n, float eps);
-void silu_mul_avx2(float *gate, const float *up, int n);
+void silu_mul_avx2(float *out, const float *gate, const float *up, int n);
 void vec_add_avx2(float *x, const float *y, int n);
 
 void quantize_avx512(const struct acts *a, int row);
 void rmsnorm_avx512(float *out, const float *x, const float *weight, int n, float eps);
-void silu_mul_avx512(float *gate, const float *up, int n);
+void silu_mul_avx512(float *out, const float *gate, const float *up, int n);
 void vec_add_avx512(float *x, const float *y, int n);
 
-void silu_mul_neon(float *gate, const float *up, int n);
+void silu_mul_neon(float *out, const float *gate, const float *up, int n);

@@ -7,7 +7,9 @@ void rmsnorm(const struct kernels *k, float *out, const float *x, const float *w
     k->rmsnorm(out, x, weight, n, eps);
 }
 
-void silu_mul(const struct kernels *k, float *gate, const float *up, int n) { k->silu_mul(gate, up, n); }
+void silu_mul(const struct kernels *k, float *out, const float *gate, const float *up, int n) {
+    k->silu_mul(out, gate, up, n);
+}
 
 void vec_add(const struct kernels *k, float *x, const float *y, int n) { k->vec_add(x, y, n); }
 
@@ -18,8 +20,8 @@ void plain_rmsnorm(float *out, const float *x, const float *weight, int n, float
     for (int i = 0; i < n; i++) out[i] = x[i] * scale * weight[i];
 }
 
-void plain_silu_mul(float *gate, const float *up, int n) {
-    for (int i = 0; i < n; i++) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+void plain_silu_mul(float *out, const float *gate, const float *up, int n) {
+    for (int i = 0; i < n; i++) out[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
 }
 
 void plain_vec_add(float *x, const float *y, int n) {

@@ -26,13 +26,13 @@ INLINE __m256 exp_ps(__m256 x) {
     return _mm256_mul_ps(_mm256_mul_ps(p, scale0), scale1);
 }
 
-void silu_mul_avx2(float *gate, const float *up, int n) {
+void silu_mul_avx2(float *out, const float *gate, const float *up, int n) {
     for (int i = 0; i < n; i += 8) {
         __m256i mask = first_lanes(n - i);
         __m256 g = _mm256_maskload_ps(gate + i, mask);
         __m256 e = exp_ps(_mm256_sub_ps(_mm256_setzero_ps(), g));
         __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1), e));
-        _mm256_maskstore_ps(gate + i, mask, _mm256_mul_ps(silu, _mm256_maskload_ps(up + i, mask)));
+        _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(silu, _mm256_maskload_ps(up + i, mask)));
     }
 }
 

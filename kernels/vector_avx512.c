@@ -21,13 +21,13 @@ static __m512 exp_ps(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
-void silu_mul_avx512(float *gate, const float *up, int n) {
+void silu_mul_avx512(float *out, const float *gate, const float *up, int n) {
     for (int i = 0; i < n; i += 16) {
         __mmask16 mask = first_lanes(n - i);
         __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
         __m512 e = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g));
         __m512 silu = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e));
-        _mm512_mask_storeu_ps(gate + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+        _mm512_mask_storeu_ps(out + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
     }
 }
 

@@ -25,12 +25,12 @@ static inline float32x4_t exp_ps(float32x4_t x) {
     return vmulq_f32(vmulq_f32(p, scale0), scale1);
 }
 
-void silu_mul_neon(float *gate, const float *up, int n) {
+void silu_mul_neon(float *out, const float *gate, const float *up, int n) {
     int i = 0;
     for (; i + 4 <= n; i += 4) {
         float32x4_t g = vld1q_f32(gate + i);
         float32x4_t silu = vdivq_f32(g, vaddq_f32(vdupq_n_f32(1), exp_ps(vnegq_f32(g))));
-        vst1q_f32(gate + i, vmulq_f32(silu, vld1q_f32(up + i)));
+        vst1q_f32(out + i, vmulq_f32(silu, vld1q_f32(up + i)));
     }
-    plain_silu_mul(gate + i, up + i, n - i);
+    plain_silu_mul(out + i, gate + i, up + i, n - i);
 }

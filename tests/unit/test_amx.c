@@ -97,7 +97,7 @@ static void check_product(enum tensor_type type, int rows, int n, int cols, bool
     struct acts a = {n, cols, x, allocate((size_t)(n * cols) * 2 * sizeof(bf16)), precise};
     for (int i = 0; i < n; i++) quantize_amx(&a, i);
     float *y = allocate((size_t)(n * rows) * sizeof *y), *row = allocate((size_t)cols * sizeof *row);
-    void *scratch = allocate(matmul_scratch_bytes(cols));
+    void *scratch = allocate(matmul_scratch_bytes(n, cols));
     for (int i = 0; i < n * rows; i++) y[i] = 3;
     for (int r = 0; r < rows; r += PANEL)
         gemm_amx(&w, r, r + PANEL < rows ? r + PANEL : rows, &a, y, (size_t)rows, add, scratch);

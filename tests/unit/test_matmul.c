@@ -73,26 +73,36 @@ static void run_job(struct worker *w, void *arg) {
     matmul(w, job->k, job->products, job->n_products, &job->acts, job->scratch);
 }
 
-/* y[n, rows] of both weights, one after the other. */
-static float *run(const struct kernels *k, int threads, const struct weight *w, int n_weights, const float *x,
-                  int n, bool add, bool precise) {
-    size_t stride = (size_t)w[0].rows + 3, size = (size_t)n * stride;
-    float *y = malloc((size_t)n_weights * size * sizeof *y);
+/* y[n, rows] of the products, one after the other; they need only say what is special about them. */
+static float *run_products(const struct kernels *k, int threads, const struct product *products, int n_products,
+                           const float *x, int n, bool precise) {
+    const struct weight *w = products[0].w;
+    size_t stride = (size_t)w->rows + 3, size = (size_t)n * stride;
+    float *y = malloc((size_t)n_products * size * sizeof *y);
     struct team *team = team_create(threads, NULL);
     if (!y || !team) abort();
-    for (size_t i = 0; i < (size_t)n_weights * size; i++) y[i] = 0.5f;
-    struct job job = {.k = k, .n_products = n_weights};
-    for (int i = 0; i < n_weights; i++)
-        job.products[i] = (struct product){&w[i], y + (size_t)i * size, stride, add};
-    job.acts = (struct acts){n, w[0].cols, x, allocate(acts_bytes(k, n, w[0].cols)), precise};
-    job.scratch = allocate((size_t)threads * matmul_scratch_bytes(w[0].cols));
+    for (size_t i = 0; i < (size_t)n_products * size; i++) y[i] = 0.5f;
+    struct job job = {.k = k, .n_products = n_products};
+    for (int i = 0; i < n_products; i++) {
+        job.products[i] = products[i];
+        job.products[i].y = y + (size_t)i * size;
+        job.products[i].y_stride = stride;
+    }
+    job.acts = (struct acts){n, w->cols, x, allocate(acts_bytes(k, n, w->cols)), precise};
+    job.scratch = allocate((size_t)threads * matmul_scratch_bytes(n, w->cols));
     team_run(team, run_job, &job);
-    for (int i = 0; i < n_weights * n; i++) /* nothing beyond the rows is written */
+    for (int i = 0; i < n_products * n; i++) /* nothing beyond the rows is written */
         for (size_t j = stride - 3; j < stride; j++) CHECK(y[(size_t)i * stride + j] == 0.5f);
     team_free(team);
     free(job.acts.q8);
     free(job.scratch);
     return y;
+}
+
+static float *run(const struct kernels *k, int threads, const struct weight *w, int n_weights, const float *x,
+                  int n, bool add, bool precise) {
+    struct product products[2] = {{.w = &w[0], .add = add}, {.w = &w[1], .add = add}};
+    return run_products(k, threads, products, n_weights, x, n, precise);
 }
 
 /* Largest difference between two results, relative to the size of the sums. */
@@ -176,6 +186,26 @@ static void check_threads(const struct kernels *k, enum tensor_type type, int n)
     free(data0), free(data1), free(x), free(one), free(alone);
 }
 
+/* SwiGLU at once gives what the two products and silu_mul() give, bit for bit; with more weight rows than wait for
+ * their gates at a time. */
+static void check_gated(const struct kernels *k, enum tensor_type type, int n) {
+    enum { ROWS = 1100, COLS = 256, SIZE = ROWS + 3 };
+    struct weight w[2];
+    uint8_t *gate = random_weight(&w[0], type, ROWS, COLS), *up = random_weight(&w[1], type, ROWS, COLS);
+    float *x = malloc((size_t)n * COLS * sizeof *x);
+    if (!x) abort();
+    for (int i = 0; i < n * COLS; i++) x[i] = random_float();
+    float *apart = run(k, 1, w, 2, x, n, false, false);
+    for (int i = 0; i < n; i++) silu_mul(k, apart + i * SIZE, apart + i * SIZE, apart + (n + i) * SIZE, ROWS);
+    for (int threads = 1; threads <= 3; threads++) {
+        const struct product gated = {.w = &w[1], .gate = &w[0]};
+        float *at_once = run_products(k, threads, &gated, 1, x, n, false);
+        for (int i = 0; i < n; i++) CHECK(!memcmp(at_once + i * SIZE, apart + i * SIZE, ROWS * sizeof *apart));
+        free(at_once);
+    }
+    free(gate), free(up), free(x), free(apart);
+}
+
 static void check_isa(const struct kernels *c, const struct kernels *k) {
     static const int batches[] = {1, 2, 3, 5, 6, 7, 8, 12, 17, 40, 49, 95};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
@@ -192,6 +222,9 @@ static void check_isa(const struct kernels *c, const struct kernels *k) {
         check_threads(k, types[t], 4);
         check_threads(k, types[t], 37);
         check_threads(k, types[t], 70);
+        check_gated(k, types[t], 1);
+        check_gated(k, types[t], 3);
+        check_gated(k, types[t], 61);
     }
 }
 

@@ -35,8 +35,7 @@ static void check_vectors(const struct kernels *k, int n) {
     for (int i = 0; i < n; i++) CHECK(out[i] == x[i] + weight[i]);
     CHECK(out[n] == x[n]);
 
-    memcpy(out, x, sizeof x);
-    silu_mul(k, out, weight, n);
+    silu_mul(k, out, x, weight, n);
     for (int i = 0; i < n; i++) {
         double expected = x[i] / (1 + exp(-(double)x[i])) * weight[i];
         CHECK_NEAR(out[i], expected, 5e-7 * fabs(expected) + 1e-30);
@@ -52,14 +51,14 @@ static void check_silu_range(const struct kernels *k) {
             gate[j] = (float)(i + j) / 1000;
             up[j] = 1;
         }
-        silu_mul(k, gate, up, 16);
+        silu_mul(k, gate, gate, up, 16);
         for (int j = 0; j < 16; j++) {
             double x = (float)(i + j) / 1000.0f, expected = x / (1 + exp(-x));
             CHECK_NEAR(gate[j], expected, 5e-7 * fabs(expected) + 1e-35);
         }
     }
     float extreme[4] = {INFINITY, 1e30f, -1e30f, NAN}, one[4] = {1, 1, 1, 1};
-    silu_mul(k, extreme, one, 4);
+    silu_mul(k, extreme, extreme, one, 4);
     CHECK(extreme[0] == INFINITY && extreme[1] == 1e30f && extreme[2] == 0 && isnan(extreme[3]));
 }
 
