@@ -77,7 +77,7 @@ static void add_residual(struct worker *w, struct session *s, const struct produ
     struct product rest[MAX_PRODUCTS];
     int n_rest = 0;
     for (int i = 0; i < n_products; i++) {
-        if (!is_quantised(products[i].w->type)) continue;
+        if (products[i].coarse || !is_quantised(products[i].w->type)) continue;
         rest[n_rest] = products[i];
         rest[n_rest++].add = true;
     }
@@ -111,8 +111,9 @@ static void project(struct worker *w, struct session *s, const struct product *p
         if (products[i].w->lora) add_low_rank(w, s, &products[i], acts);
 }
 
-/* Where rounding costs the most accuracy for the least time: q, k and v, whose errors softmax amplifies, and the
- * output head. A generated token has the weights to wait for and stays with 8 bits. */
+/* Where rounding costs the most accuracy for the least time: k and v, which all later tokens attend to, and the
+ * output head. (q takes more time than both and matters a fourth as much.) A generated token has the weights to wait
+ * for and stays with 8 bits. */
 static bool sensitive(const struct session *s) { return s->options.precise || s->phase != PHASE_GENERATE; }
 
 /* Bias and norm of the heads of one token's q, k or v. */
@@ -165,7 +166,7 @@ static void attention_block(struct worker *w, struct session *s, int l) {
 
     const struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->attn_norm, sensitive(s));
     const struct product qkv[] = {
-        {.w = &layer->wq, .y = s->q, .y_stride = q_size},
+        {.w = &layer->wq, .y = s->q, .y_stride = q_size, .coarse = !s->options.precise},
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
         {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
     };

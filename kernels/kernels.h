@@ -71,6 +71,7 @@ struct product {
     float *y;               /* [n, y_stride]: row i gets W a_i */
     size_t y_stride;        /* floats from row to row, >= w->rows */
     bool add;               /* add to y instead of overwriting it */
+    bool coarse;            /* 8 bits will do, even where the activations are precise */
     const struct weight *gate; /* of w's shape and type, or NULL: row i gets silu(gate a_i) * (W a_i) (SwiGLU) */
 };
 

@@ -132,9 +132,11 @@ static void run_matmul(struct worker *w, const struct kernels *k, const struct p
         while (i >= panels(o->w, panel)) i -= panels(o++->w, panel);
         int begin = i * panel, end = begin + panel < o->w->rows ? begin + panel : o->w->rows;
         bool tiles = acts_heed_precise(k, a->n) && is_quantised(o->w->type);
+        struct acts acts = *a;
+        acts.precise = a->precise && !o->coarse;
         matmul_fn fn = blas ? blas_matmul : tiles ? k->tiles : k->matmul[o->w->type];
-        if (o->gate) matmul_gated(k, fn, o, begin, end, a, scratch);
-        else fn(o->w, begin, end, a, o->y, o->y_stride, o->add, scratch);
+        if (o->gate) matmul_gated(k, fn, o, begin, end, &acts, scratch);
+        else fn(o->w, begin, end, &acts, o->y, o->y_stride, o->add, scratch);
     }
 }
 

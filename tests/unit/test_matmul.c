@@ -206,6 +206,19 @@ static void check_gated(const struct kernels *k, enum tensor_type type, int n) {
     free(gate), free(up), free(x), free(apart);
 }
 
+/* A coarse product of precise activations is as if they weren't. */
+static void check_coarse(const struct kernels *k, enum tensor_type type, int n) {
+    struct weight w;
+    uint8_t *data = random_weight(&w, type, 70, 768);
+    float *x = malloc((size_t)n * 768 * sizeof *x);
+    if (!x) abort();
+    for (int i = 0; i < n * 768; i++) x[i] = random_float();
+    const struct product coarse = {.w = &w, .coarse = true}, fine = {.w = &w};
+    float *a = run_products(k, 2, &coarse, 1, x, n, true), *b = run_products(k, 2, &fine, 1, x, n, false);
+    CHECK(!memcmp(a, b, (size_t)n * 73 * sizeof *a));
+    free(data), free(x), free(a), free(b);
+}
+
 static void check_isa(const struct kernels *c, const struct kernels *k) {
     static const int batches[] = {1, 2, 3, 5, 6, 7, 8, 12, 17, 40, 49, 95};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
@@ -225,6 +238,7 @@ static void check_isa(const struct kernels *c, const struct kernels *k) {
         check_gated(k, types[t], 1);
         check_gated(k, types[t], 3);
         check_gated(k, types[t], 61);
+        check_coarse(k, types[t], 61);
     }
 }
 
