@@ -10,7 +10,7 @@
 
 /* File: magic, model fingerprint, options as text, tokens, the last batch's final hidden state (its logits
  * start the next answer), every layer's state, checksum. */
-static const char magic[8] = "ATTNSES1";
+static const char magic[8] = "ATTNSES2";
 
 #define MAX_OPTIONS 1024
 

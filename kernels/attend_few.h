@@ -10,7 +10,7 @@
 
 #include "attend_simd.h"
 
-#define AHEAD 48 /* entries, for prefetching: more would not stay in the first-level cache */
+#define AHEAD 6144 /* bytes of keys, and of values, for prefetching: more would not stay in the first-level cache */
 
 /* Scores of a row's first `seen` entries become weights; the others get none.
  * Brings max and sum of the state up to date; returns what shrinks its sums. */
@@ -40,6 +40,10 @@ static float softmax_entries(float *p, int n, int seen, float *state, float *lar
     return shrink;
 }
 
+static size_t whole_rows(size_t bytes, size_t row_bytes) {
+    return row_bytes ? bytes / row_bytes * row_bytes : 0; /* 0: keys or values that nobody reads */
+}
+
 /* Entries begin .. begin + n - 1, or those that index lists. */
 static void point_at(struct entries *e, const struct kv_view *kv, const int *index, int begin, int n) {
     e->n = n;
@@ -49,8 +53,8 @@ static void point_at(struct entries *e, const struct kv_view *kv, const int *ind
         e->k[i] = kv->k + entry * kv->k_row_bytes;
         e->v[i] = kv->v + entry * kv->v_row_bytes;
     }
-    e->ahead_k = index ? 0 : AHEAD * kv->k_row_bytes;
-    e->ahead_v = index ? 0 : AHEAD * kv->v_row_bytes;
+    e->ahead_k = index ? 0 : whole_rows(AHEAD, kv->k_row_bytes);
+    e->ahead_v = index ? 0 : whole_rows(AHEAD, kv->v_row_bytes);
 }
 
 /* Up to FEW rows attend to the entries; `first` is the index of the first. */
@@ -130,7 +134,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     e.ready = NULL;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-        if (end - begin < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */
+        if ((size_t)(end - begin) * kv->k_row_bytes < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
     }
 }

@@ -10,14 +10,11 @@
 INLINE ints dot2(ints sum, __m512i a, __m512i b) { return (ints)_mm512_dpwssd_epi32((__m512i)sum, a, b); }
 
 /* Weights p times the values' scales as integers of 16 bits, those of two entries to a lane; one[r] is what a
- * 1 is worth. n is a multiple of 16, scales come from `at` bytes into each value. */
-INLINE void weigh(int R, const struct entries *e, size_t at, int n, int32_t (*out)[ATTEND_BLOCK / 2],
+ * 1 is worth. n is a multiple of 16. */
+INLINE void weigh(int R, const struct entries *e, const vec *scale, int n, int32_t (*out)[ATTEND_BLOCK / 2],
                   float *one) {
-    vec scale[ATTEND_BLOCK / LANES], most = v_zero();
-    for (int i = 0; i < n / LANES; i++) {
-        scale[i] = load_scales(e->v + i * LANES, at);
-        most = v_max(most, _mm512_abs_ps(scale[i]));
-    }
+    vec most = v_zero();
+    for (int i = 0; i < n / LANES; i++) most = v_max(most, _mm512_abs_ps(scale[i]));
     float largest = v_max_lane(most);
     for (int r = 0; r < R; r++) {
         one[r] = largest * e->largest[r] / W_ONE;
@@ -37,23 +34,29 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m512i out[2]) {
     out[1] = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for B blocks of KV_BLOCK channels from c on. */
-INLINE void pv_part(int R, int B, int d, const struct entries *e, const float *shrink, float *const *acc,
-                    int c) {
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for the two blocks of channels from c on. */
+INLINE void pv_pair(int R, int d, const struct entries *e, const float *shrink, float *const *acc, int c) {
     _Alignas(64) int32_t w[2][FEW][ATTEND_BLOCK / 2];
+    _Alignas(64) uint32_t pairs[ATTEND_BLOCK];
+    vec scale[2][ATTEND_BLOCK / LANES];
     float one[2][FEW];
     int padded = (e->n + LANES - 1) / LANES * LANES;
-    size_t at = (size_t)(c / KV_BLOCK) * KV_Q8_0_BYTES;
-    for (int b = 0; b < B; b++) weigh(R, e, at + (size_t)b * KV_Q8_0_BYTES, padded, w[b], one[b]);
+    copy_scales(e->v, padded, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), pairs);
+    for (int i = 0; i < padded / LANES; i++) {
+        vec two[2];
+        load_scales(pairs + i * LANES, two);
+        for (int b = 0; b < 2; b++) scale[b][i] = two[b];
+    }
+    for (int b = 0; b < 2; b++) weigh(R, e, scale[b], padded, w[b], one[b]);
     ints sum[FEW][4];
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < 2 * B; j++) sum[r][j] = (ints){0};
+        UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
     for (int i = 0; i < padded; i += 2) {
         UNROLL for (int j = 0; j < 2 && c == 0; j++)
             prefetch_row(e->v[i + j], e->ahead_v, kv_row_bytes(KV_Q8_0, d));
-        UNROLL for (int b = 0; b < B; b++) {
+        UNROLL for (int b = 0; b < 2; b++) {
             __m512i v[2];
-            size_t codes = at + (size_t)b * KV_Q8_0_BYTES + 2;
+            int codes = c + b * KV_BLOCK;
             load_two(e->v[i] + codes, e->v[i + 1] + codes, v);
             UNROLL for (int r = 0; r < R; r++) {
                 __m512i both = _mm512_set1_epi32(w[b][r][i / 2]);
@@ -62,7 +65,7 @@ INLINE void pv_part(int R, int B, int d, const struct entries *e, const float *s
         }
     }
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < 2 * B; j++) {
+        UNROLL for (int j = 0; j < 4; j++) {
             __m512i low = (__m512i)sum[r][j / 2 * 2], high = (__m512i)sum[r][j / 2 * 2 + 1];
             __m512i half = _mm512_shuffle_i64x2(low, high, 0x44);
             if (j % 2) half = _mm512_shuffle_i64x2(low, high, 0xee);
@@ -72,16 +75,13 @@ INLINE void pv_part(int R, int B, int d, const struct entries *e, const float *s
         }
 }
 
-INLINE void pv_blocks(enum kv_type type, int R, int d, struct entries *e, const float *shrink,
-                      float *const *acc) {
+INLINE void pv_pairs(enum kv_type type, int R, int d, struct entries *e, const float *shrink, float *const *acc) {
     (void)type;
-    int c = 0;
-    for (; c + 2 * KV_BLOCK <= d; c += 2 * KV_BLOCK) pv_part(R, 2, d, e, shrink, acc, c);
-    for (; c < d; c += KV_BLOCK) pv_part(R, 1, d, e, shrink, acc, c);
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) pv_pair(R, d, e, shrink, acc, c);
 }
 
-/* Types other than q8_0, and heads of odd sizes, in float32. */
+/* Types other than q8_0, and where blocks don't come in pairs, in float32. */
 static void pv_i16(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
-    if (type != KV_Q8_0 || e->d % KV_BLOCK) pv_any(type, R, e, shrink, acc);
-    else BY_ROWS(pv_blocks, KV_Q8_0, R, e->d, e, shrink, acc)
+    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e, shrink, acc);
+    else BY_ROWS(pv_pairs, KV_Q8_0, R, e->d, e, shrink, acc)
 }

@@ -12,13 +12,16 @@ INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }
 
-/* The f16 scales `at` bytes into 16 rows, as floats. */
-INLINE vec load_scales(const uint8_t *const *rows, size_t at) {
-    const void *base = (const void *)at;
-    __m256i a = _mm512_i64gather_epi32(_mm512_loadu_si512(rows), base, 1);
-    __m256i b = _mm512_i64gather_epi32(_mm512_loadu_si512(rows + 8), base, 1);
-    __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
+/* Of 16 or more stored rows, the two f16 scales that lie side by side `at` bytes into each, copied to a list (which
+ * is faster than gathering them, on some CPUs by far) and from there as floats. */
+INLINE void copy_scales(const uint8_t *const *rows, int n, size_t at, uint32_t *pairs) {
+    UNROLL for (int i = 0; i < n; i++) memcpy(&pairs[i], rows[i] + at, sizeof *pairs);
+}
+
+INLINE void load_scales(const uint32_t *pairs, vec scale[2]) {
+    __m512i x = _mm512_loadu_si512(pairs);
+    scale[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
+    scale[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
 }
 
 /* n vectors as scale * integers of at most 127 in magnitude; returns the scale. */
@@ -31,15 +34,10 @@ INLINE float quantize(const vec *x, int n, __m512i *out) {
     return scale;
 }
 
-/* A pair of key blocks, 64 channels, as unsigned bytes: 128 or 8 more than the value. */
-INLINE __m512i load_pair(enum kv_type type, const uint8_t *blocks) {
-    if (type == KV_Q8_0) {
-        __m256i a = _mm256_loadu_si256((const __m256i *)(blocks + 2));
-        __m256i b = _mm256_loadu_si256((const __m256i *)(blocks + KV_Q8_0_BYTES + 2));
-        return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), _mm512_set1_epi8(-128));
-    }
-    __m128i a = _mm_loadu_si128((const __m128i *)(blocks + 2));
-    __m128i b = _mm_loadu_si128((const __m128i *)(blocks + KV_Q4_0_BYTES + 2));
+/* The codes of a pair of key blocks, 64 channels, as unsigned bytes: 128 or 8 more than the value. */
+INLINE __m512i load_pair(enum kv_type type, const uint8_t *codes) {
+    if (type == KV_Q8_0) return _mm512_xor_si512(_mm512_loadu_si512(codes), _mm512_set1_epi8(-128));
+    __m128i a = _mm_loadu_si128((const __m128i *)codes), b = _mm_loadu_si128((const __m128i *)codes + 1);
     __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(a), _mm_srli_epi16(a, 4), 1);
     __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(b), _mm_srli_epi16(b, 4), 1);
     return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(15));
@@ -99,11 +97,12 @@ INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, con
 
 /* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
 INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct query_pair *pair, int c) {
-    size_t at = (size_t)(c / KV_BLOCK) * quant_bytes(type);
+    size_t at = (size_t)(c / KV_BLOCK) * kv_code_bytes(type);
+    _Alignas(64) uint32_t scales[ATTEND_BLOCK];
+    copy_scales(e->k, (e->n + LANES - 1) / LANES * LANES, kv_scale_at(type, e->d, c / KV_BLOCK), scales);
     for (int i = 0; i < e->n; i += LANES) {
         ints sums[FEW][4];
-        for (int j = 0; j < LANES; j++)
-            prefetch_row(e->k[i + j] + at, e->ahead_k, 2 * quant_bytes(type));
+        for (int j = 0; j < LANES; j++) prefetch_row(e->k[i + j] + at, e->ahead_k, kv_row_bytes(type, 2 * KV_BLOCK));
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + at);
@@ -113,12 +112,13 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct qu
                 sums[r][four] = sum_quarters(dots);
             }
         }
-        vec scale0 = load_scales(e->k + i, at), scale1 = load_scales(e->k + i, at + quant_bytes(type));
+        vec scale[2];
+        load_scales(scales + i, scale);
         UNROLL for (int r = 0; r < R; r++) {
             __m512i half[2];
             sum_halves(sums[r], half);
-            vec s = v_mul(_mm512_cvtepi32_ps(half[0]), v_mul(scale0, v_set(pair[r].scale[0])));
-            s = v_fma(_mm512_cvtepi32_ps(half[1]), v_mul(scale1, v_set(pair[r].scale[1])), s);
+            vec s = v_mul(_mm512_cvtepi32_ps(half[0]), v_mul(scale[0], v_set(pair[r].scale[0])));
+            s = v_fma(_mm512_cvtepi32_ps(half[1]), v_mul(scale[1], v_set(pair[r].scale[1])), s);
             v_store(e->p[r] + i, c ? v_add(s, v_load(e->p[r] + i)) : s);
         }
     }

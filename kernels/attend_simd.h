@@ -31,22 +31,19 @@
 
 INLINE bool quantized(enum kv_type type) { return type == KV_Q8_0 || type == KV_Q4_0; }
 
-INLINE size_t quant_bytes(enum kv_type type) { return type == KV_Q8_0 ? KV_Q8_0_BYTES : KV_Q4_0_BYTES; }
-
 /* LANES values of a stored row from channel c on; without the scale of their
  * block where the type is quantised. */
 INLINE vec load_codes(enum kv_type type, const uint8_t *row, int c) {
     if (type == KV_F32) return v_load((const float *)row + c);
     if (type == KV_F16) return v_load_f16(row + 2 * c);
-    const uint8_t *codes = row + c / KV_BLOCK * (int)quant_bytes(type) + 2;
-    if (type == KV_Q8_0) return v_load_i8(codes + c % KV_BLOCK);
-    codes += c % (KV_BLOCK / 2);
+    if (type == KV_Q8_0) return v_load_i8(row + c);
+    const uint8_t *codes = row + c / KV_BLOCK * (KV_BLOCK / 2) + c % (KV_BLOCK / 2);
     return v_sub(c % KV_BLOCK < KV_BLOCK / 2 ? v_load_low4(codes) : v_load_high4(codes), v_set(8));
 }
 
-INLINE vec load_at(enum kv_type type, const uint8_t *row, int c) {
+INLINE vec load_at(enum kv_type type, int d, const uint8_t *row, int c) {
     vec x = load_codes(type, row, c);
-    return quantized(type) ? v_mul(v_set_f16(row + c / KV_BLOCK * (int)quant_bytes(type)), x) : x;
+    return quantized(type) ? v_mul(v_set_f16(row + kv_scale_at(type, d, c / KV_BLOCK)), x) : x;
 }
 
 static void simd_load(enum kv_type type, int d, const uint8_t *row, float *out) {
@@ -56,9 +53,9 @@ static void simd_load(enum kv_type type, int d, const uint8_t *row, float *out) 
     }
     switch (type) {
     case KV_F32: memcpy(out, row, (size_t)d * sizeof *out); break;
-    case KV_F16: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_F16, row, c)); break;
-    case KV_Q8_0: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_Q8_0, row, c)); break;
-    case KV_Q4_0: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_Q4_0, row, c)); break;
+    case KV_F16: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_F16, d, row, c)); break;
+    case KV_Q8_0: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_Q8_0, d, row, c)); break;
+    case KV_Q4_0: for (int c = 0; c < d; c += LANES) v_store(out + c, load_at(KV_Q4_0, d, row, c)); break;
     }
 }
 
@@ -107,7 +104,7 @@ INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const
         UNROLL for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, kv_row_bytes(type, d));
         for (int c = 0; c < d; c += LANES) {
             vec k[4];
-            UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, e->k[i + j], c);
+            UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, d, e->k[i + j], c);
             UNROLL for (int r = 0; r < R; r++) {
                 vec x = v_load(q[r] + c);
                 UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_fma(x, k[j], sum[r][j]);
@@ -143,7 +140,7 @@ INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int
                           float (*scaled)[ATTEND_BLOCK]) {
     _Alignas(64) uint16_t scales[ATTEND_BLOCK];
     int padded = (e->n + LANES - 1) / LANES * LANES;
-    for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + c / KV_BLOCK * (int)quant_bytes(type), 2);
+    for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + kv_scale_at(type, e->d, c / KV_BLOCK), 2);
     for (int i = e->n; i < padded; i++) scales[i] = 0;
     for (int i = 0; i < padded; i += LANES) {
         vec scale = v_load_f16((const uint8_t *)(scales + i));

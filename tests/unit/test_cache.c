@@ -68,20 +68,22 @@ static void test_rows(void) {
     CHECK(kv_row_bytes(KV_Q8_0, 80) == 3 * 34 && kv_row_bytes(KV_Q4_0, 80) == 3 * 18);
 }
 
-/* The layout is GGML's: scale first, halves of the bytes of q4_0 16 apart. */
+/* Codes are GGML's, halves of the bytes of q4_0 16 apart; the scales of all blocks follow those of the last. */
 static void test_layout(void) {
-    float x[32] = {0};
-    uint8_t row[34];
+    float x[64] = {0};
+    uint8_t row[68];
     x[0] = -127;
     x[31] = 64;
-    kv_row_store(KV_Q8_0, 32, x, row);
-    CHECK(row[0] == 0x00 && row[1] == 0x3c); /* 1 in f16 */
-    CHECK((int8_t)row[2] == -127 && (int8_t)row[33] == 64);
+    x[63] = 254;
+    kv_row_store(KV_Q8_0, 64, x, row);
+    CHECK((int8_t)row[0] == -127 && (int8_t)row[31] == 64 && row[63] == 127);
+    CHECK(row[64] == 0x00 && row[65] == 0x3c && row[66] == 0x00 && row[67] == 0x40); /* 1 and 2 in f16 */
     x[0] = -8;
     x[31] = 7;
-    kv_row_store(KV_Q4_0, 32, x, row);
-    CHECK(row[0] == 0x00 && row[1] == 0x3c);
-    CHECK(row[2] == (0 | 8 << 4) && row[17] == (8 | 15 << 4));
+    x[63] = -16;
+    kv_row_store(KV_Q4_0, 64, x, row);
+    CHECK(row[0] == (0 | 8 << 4) && row[15] == (8 | 15 << 4) && row[31] == (8 | 0 << 4));
+    CHECK(row[32] == 0x00 && row[33] == 0x3c && row[34] == 0x00 && row[35] == 0x40);
 }
 
 static void test_zero_rows(void) {
