@@ -1,9 +1,9 @@
 /* dense.c - ordinary causal attention, as FlashAttention computes it.
  *
  * Few tokens (decoding): the KV heads' entries are cut into some MAX_CHUNKS
- * chunks in all; whoever is free takes the next (head, chunk), attends to it
- * with all query heads of the group, and the pieces are merged in order. Chunks
- * are long, as memory is fast only once it has been read from for a while.
+ * chunks in all. A worker takes a row of them, so that it reads on where it
+ * was, as memory is fast only once it has been read from for a while; attends
+ * to each with all query heads of the group; and the pieces are merged in order.
  *
  * Many tokens (prompts): the context goes by in panels. The workers pack a
  * panel of every head's entries, then take tiles of query rows and let them
@@ -15,8 +15,8 @@
 #include <string.h>
 
 #define FEW_ROWS 16         /* rows (tokens x group) up to which the decoding form is used */
-#define MAX_CHUNKS 32       /* rounded up to a multiple of the KV heads */
-#define MIN_CHUNK 512       /* entries */
+#define MAX_CHUNKS 32       /* of all KV heads; rounded up to 4 of each or a multiple, which are shared out evenly */
+#define MIN_CHUNK 128       /* entries */
 #define TILE 48             /* query rows that a worker takes at a time */
 #define PANEL 1024          /* entries of a head that are packed at a time */
 #define PANEL_BYTES (8 << 20) /* fewer where the panels of all heads would take more than this */
@@ -35,7 +35,7 @@ struct plan {
 };
 
 static int chunks_of_head(const struct attn_shape *s) {
-    return (MAX_CHUNKS + s->n_head_kv - 1) / s->n_head_kv;
+    return (MAX_CHUNKS + 4 * s->n_head_kv - 1) / (4 * s->n_head_kv) * 4;
 }
 
 static struct plan make_plan(const struct attn_shape *s) {
@@ -121,11 +121,13 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
     int n_chunks = (n + chunk - 1) / chunk;
     float *states = layer->scratch; /* [G, n_chunks, m, state] */
 
-    for (int item; (item = team_next(w)) < G * n_chunks;) {
-        int g = item % G, begin = item / G * chunk, end = begin + chunk;
+    int first_item, last_item;
+    worker_range(w, G * n_chunks, 1, &first_item, &last_item);
+    for (int item = first_item; item < last_item; item++) {
+        int g = item / n_chunks, begin = item % n_chunks * chunk, end = begin + chunk;
         struct kv_view kv = kv_view(&layer->cache, g);
         struct attend_row rows[FEW_ROWS];
-        float *piece = states + (size_t)(g * n_chunks + item / G) * (size_t)m * p->state;
+        float *piece = states + (size_t)item * (size_t)m * p->state;
         if (end > layer->cache.heads[g].n + b->n) end = layer->cache.heads[g].n + b->n;
         for (int first = 0; first < m; first += FEW_ROWS) {
             int count = m - first < FEW_ROWS ? m - first : FEW_ROWS;
