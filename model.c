@@ -112,7 +112,7 @@ static void project(struct worker *w, struct session *s, const struct product *p
 }
 
 /* Where rounding costs the most accuracy for the least time: k and v, which all later tokens attend to, and the
- * output head. (q takes more time than both and matters a fourth as much.) A generated token has the weights to wait
+ * output head. (q takes more time than both and matters a fifth as much.) A generated token has the weights to wait
  * for and stays with 8 bits. */
 static bool sensitive(const struct session *s) { return s->options.precise || s->phase != PHASE_GENERATE; }
 
