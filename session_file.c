@@ -10,7 +10,7 @@
 
 /* File: magic, model fingerprint, options as text, tokens, the last batch's final hidden state (its logits
  * start the next answer), every layer's state, checksum. */
-static const char magic[8] = "ATTNSES2";
+static const char magic[8] = "ATTNSES2"; /* the last is the format's version */
 
 #define MAX_OPTIONS 1024
 
@@ -92,7 +92,8 @@ int session_save(struct session *s, const char *path, struct error *err) {
 static int check_header(const struct session *s, struct state_io *io, const char **why) {
     struct header header, expected = make_header(s);
     state_bytes(io, &header, sizeof header);
-    if (io->failed || memcmp(header.magic, expected.magic, sizeof magic)) *why = "it is not a session file";
+    if (io->failed || memcmp(header.magic, magic, sizeof magic - 1)) *why = "it is not a session file";
+    else if (memcmp(header.magic, magic, sizeof magic)) *why = "another version of this program wrote it";
     else if (header.fingerprint != expected.fingerprint) *why = "it is of another model";
     else if (memcmp(header.options, expected.options, MAX_OPTIONS)) *why = "it was made with other options";
     else return 1;

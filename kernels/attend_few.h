@@ -134,7 +134,8 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     e.ready = NULL;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-        if ((size_t)(end - begin) * kv->k_row_bytes < AHEAD) e.ahead_k = 0; /* what follows a few keys is likely not wanted */
+        /* What follows a few keys is likely not wanted. */
+        if ((size_t)(end - begin) * kv->k_row_bytes < AHEAD) e.ahead_k = 0;
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
     }
 }

@@ -9,18 +9,18 @@
 
 INLINE ints dot2(ints sum, __m512i a, __m512i b) { return (ints)_mm512_dpwssd_epi32((__m512i)sum, a, b); }
 
-/* Weights p times the values' scales as integers of 16 bits, those of two entries to a lane; one[r] is what a
- * 1 is worth. n is a multiple of 16. */
-INLINE void weigh(int R, const struct entries *e, const vec *scale, int n, int32_t (*out)[ATTEND_BLOCK / 2],
+/* Weights p times the values' scales, of block b of a pair, as integers of 16 bits, those of two entries to a
+ * lane; one[r] is what a 1 is worth. n is a multiple of 16. */
+INLINE void weigh(int R, const struct entries *e, vec (*scale)[2], int b, int n, int32_t (*out)[ATTEND_BLOCK / 2],
                   float *one) {
     vec most = v_zero();
-    for (int i = 0; i < n / LANES; i++) most = v_max(most, _mm512_abs_ps(scale[i]));
+    for (int i = 0; i < n / LANES; i++) most = v_max(most, _mm512_abs_ps(scale[i][b]));
     float largest = v_max_lane(most);
     for (int r = 0; r < R; r++) {
         one[r] = largest * e->largest[r] / W_ONE;
         vec inverse = v_set(one[r] > 0 ? 1 / one[r] : 0);
         for (int i = 0; i < n / LANES; i++) {
-            vec w = v_mul(v_mul(scale[i], inverse), v_load(e->p[r] + i * LANES));
+            vec w = v_mul(v_mul(scale[i][b], inverse), v_load(e->p[r] + i * LANES));
             __m256i w16 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w));
             _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), w16);
         }
@@ -38,16 +38,12 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m512i out[2]) {
 INLINE void pv_pair(int R, int d, const struct entries *e, const float *shrink, float *const *acc, int c) {
     _Alignas(64) int32_t w[2][FEW][ATTEND_BLOCK / 2];
     _Alignas(64) uint32_t pairs[ATTEND_BLOCK];
-    vec scale[2][ATTEND_BLOCK / LANES];
+    vec scale[ATTEND_BLOCK / LANES][2];
     float one[2][FEW];
     int padded = (e->n + LANES - 1) / LANES * LANES;
     copy_scales(e->v, padded, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), pairs);
-    for (int i = 0; i < padded / LANES; i++) {
-        vec two[2];
-        load_scales(pairs + i * LANES, two);
-        for (int b = 0; b < 2; b++) scale[b][i] = two[b];
-    }
-    for (int b = 0; b < 2; b++) weigh(R, e, scale[b], padded, w[b], one[b]);
+    for (int i = 0; i < padded / LANES; i++) load_scales(pairs + i * LANES, scale[i]);
+    for (int b = 0; b < 2; b++) weigh(R, e, scale, b, padded, w[b], one[b]);
     ints sum[FEW][4];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
