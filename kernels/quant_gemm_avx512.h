@@ -53,9 +53,22 @@ INLINE __m512i start_dot(const int32_t *offset, int zero) {
     }
 }
 
+/* What takes the bias off, where formats have no m, in the place of that: -bias * d, for each of n groups. */
+static void fill_bias(struct panel *p, size_t n) {
+    for (size_t i = 0; i < n * PANEL; i += 16)
+        _mm512_store_ps(p->m + i, _mm512_mul_ps(_mm512_load_ps(p->d + i), _mm512_set1_ps(-SUM_BIAS)));
+}
+
 /* d * sum, rounded once: the product with the bias is exact, as d has few bits. */
 INLINE __m512 scale_dot(__m512i dot, __m512 d, __m512 minus_bias_d) {
     return _mm512_fmadd_ps(_mm512_castsi512_ps(dot), d, minus_bias_d);
+}
+
+/* What a tile will be added to, which nobody has touched for a while. */
+INLINE void prefetch_results(int n, size_t row, const struct gemm_out *out) {
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < VECTORS; j++)
+            __builtin_prefetch(out->y + (row + (size_t)i) * out->stride + 16 * j);
 }
 
 /* n activation rows from `row` on, times the panel. */
@@ -64,6 +77,7 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
     __m512 sum[TILE][VECTORS];
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) sum[i][j] = _mm512_setzero_ps();
+    if (out->add) prefetch_results(n, row, out);
     const int8_t *q = v->q + row * v->q_stride;
     size_t blocks = (size_t)v->blocks, per_block = (size_t)(ACT_BLOCK / group);
     const int32_t *offset = group == 16 ? v->half_offset + 2 * row * blocks : v->offset + row * blocks;
@@ -84,11 +98,11 @@ INLINE void gemm_tile(int n, int group, int zero, int groups, const struct panel
                     dot[i][j] = dot_bytes(dot[i][j], weights[j], _mm512_set1_epi32(four), zero == 128);
             }
         }
-        __m512 d[VECTORS], minus_bias_d[VECTORS], m[VECTORS];
+        __m512 d[VECTORS], m[VECTORS], minus_bias_d[VECTORS];
         for (int j = 0; j < VECTORS; j++) {
             d[j] = _mm512_load_ps(p->d + g * PANEL + 16 * (size_t)j);
-            minus_bias_d[j] = _mm512_mul_ps(d[j], _mm512_set1_ps(-SUM_BIAS));
-            if (!zero) m[j] = _mm512_load_ps(p->m + g * PANEL + 16 * (size_t)j);
+            m[j] = _mm512_load_ps(p->m + g * PANEL + 16 * (size_t)j);
+            minus_bias_d[j] = zero ? m[j] : _mm512_mul_ps(d[j], _mm512_set1_ps(-SUM_BIAS));
         }
         for (int i = 0; i < n; i++) {
             size_t b = (size_t)i * blocks + g / per_block;
@@ -130,6 +144,7 @@ INLINE void gemm_panel(int group, int zero, const struct weight *w, int begin, i
                        float *y, size_t y_stride, bool add, void *scratch) {
     uint8_t shift = (uint8_t)(zero - quant_formats[w->type].zero);
     struct panel p = unpack_panel(w, begin, end, shift, interleave_512, scratch);
+    if (zero) fill_bias(&p, (size_t)(w->cols / group));
     struct gemm_out out = {y + begin, y_stride, end - begin, add};
     run_tiles(group, zero, w->cols / group, &p, a, 0, &out);
 }

@@ -22,7 +22,8 @@ static inline void interleave_plain(const uint8_t *rows, int cols, uint8_t shift
             for (int i = 0; i < 4; i++) out[4 * r + i] = (uint8_t)(rows[r * MAX_BLOCK + c + i] + shift);
 }
 
-/* Unpacks rows begin .. end - 1; the last stands in for those missing from PANEL. */
+/* Unpacks rows begin .. end - 1; the last stands in for those missing from PANEL. A piece of every row is unpacked
+ * before the next piece of the first, too short for the CPU to see where it goes on, so that is prefetched. */
 static inline __attribute__((always_inline)) struct panel unpack_panel(const struct weight *w, int begin,
                                                                        int end, uint8_t shift,
                                                                        interleave_fn interleave,
@@ -37,8 +38,10 @@ static inline __attribute__((always_inline)) struct panel unpack_panel(const str
         int n = w->cols - c < MAX_BLOCK ? w->cols - c : MAX_BLOCK;
         for (int r = 0; r < PANEL; r++) {
             const uint8_t *row = w->data + (size_t)(begin + r < end ? begin + r : end - 1) * w->row_bytes;
-            int g = c / f->group * PANEL + r;
-            f->unpack(row + c / f->block * f->bytes, n / f->block, rows + r * MAX_BLOCK, p.d + g, p.m + g, PANEL);
+            const uint8_t *piece = row + c / f->block * f->bytes;
+            int g = c / f->group * PANEL + r, piece_bytes = MAX_BLOCK / f->block * f->bytes;
+            for (int i = 0; i < piece_bytes; i += 64) __builtin_prefetch(piece + piece_bytes + i);
+            f->unpack(piece, n / f->block, rows + r * MAX_BLOCK, p.d + g, p.m + g, PANEL);
         }
         interleave(rows, n, shift, p.u + (size_t)c * PANEL);
     }
