@@ -1,4 +1,5 @@
 /* float_avx2.c - products with F32, F16 and BF16 weights in 256 bits. */
+#include "prefetch.h"
 #include "simd.h"
 #include "simd_avx2.h"
 
@@ -27,6 +28,7 @@ INLINE __m256 load_floats(enum tensor_type type, const uint8_t *row, int i, int 
 /* Four rows at a time. */
 INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
                    float *y, bool add) {
+    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
     for (int r = begin; r < end; r += 4) {
         __m256 sum[4] = {0};
         const uint8_t *row[4];
@@ -34,7 +36,7 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
         int c = 0;
         for (; c + 8 <= w->cols; c += 8) {
             if (c % 16 == 0)
-                prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
+                prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type), ahead);
             for (int i = 0; i < 4; i++)
                 sum[i] = _mm256_fmadd_ps(load_floats(type, row[i], c, 8), _mm256_loadu_ps(x + c), sum[i]);
         }

@@ -1,6 +1,7 @@
 /* float_avx512.c - products with F32, F16 and BF16 weights in 512 bits. */
 #include <immintrin.h>
 
+#include "prefetch.h"
 #include "simd.h"
 #include "simd_avx512.h"
 
@@ -21,13 +22,14 @@ INLINE __m512 load_floats(enum tensor_type type, const uint8_t *row, int i, __mm
 /* Four rows at a time. */
 INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
                    float *y, bool add) {
+    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
     for (int r = begin; r < end; r += 4) {
         __m512 sum[4] = {0};
         const uint8_t *row[4];
         for (int i = 0; i < 4; i++) row[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int c = 0;
         for (; c + 16 <= w->cols; c += 16) {
-            prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type));
+            prefetch(row[0] + 4 * (size_t)c * element_bytes(type), 64 * (int)element_bytes(type), ahead);
             for (int i = 0; i < 4; i++)
                 sum[i] =
                     _mm512_fmadd_ps(load_floats(type, row[i], c, 0xffff), _mm512_loadu_ps(x + c), sum[i]);

@@ -4,6 +4,7 @@
  * rows at once. */
 #pragma once
 
+#include "prefetch.h"
 #include "quants.h"
 #include "simd_avx2.h"
 
@@ -68,13 +69,14 @@ INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int beg
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
     int blocks = w->cols / f->block, zero = type == TENSOR_Q8_0 ? 0 : f->zero;
+    const struct ahead ahead = prefetch_ahead(2 * w->row_bytes);
     const float *scales = prepare_scales(&x, blocks, f->has_min ? 1 : -(float)zero, scratch);
     for (int r = begin; r < end; r += 2) {
         const uint8_t *p0 = w->data + (size_t)r * w->row_bytes, *p1 = r + 1 < end ? p0 + w->row_bytes : p0;
         __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0;
         __m128 rest = _mm_setzero_ps(); /* the m part: elements 1 and 3 */
         for (int b = 0; b < blocks; b++, p0 += f->bytes, p1 += f->bytes) {
-            if (b % 2 == 0) prefetch(p0 + b * f->bytes, 4 * f->bytes);
+            if (b % 2 == 0) prefetch(p0 + b * f->bytes, 4 * f->bytes, ahead);
             __m256i q = _mm256_load_si256((const __m256i *)(x.q + b * ACT_BLOCK));
             __m128 scale = _mm_mul_ps(load_scales(f->has_min, p0, p1), _mm_loadu_ps(scales + 4 * b));
             rest = _mm_add_ps(rest, scale);
@@ -154,12 +156,13 @@ INLINE void matvec_supers(enum tensor_type type, const struct weight *w, int beg
                           const struct acts *a, int row, float *y, bool add, void *scratch) {
     (void)scratch;
     struct act_view x = act_row(a, row);
+    const struct ahead ahead = prefetch_ahead(w->row_bytes);
     int bytes = quant_formats[type].bytes;
     for (int r = begin; r < end; r++) {
         const uint8_t *p = w->data + (size_t)r * w->row_bytes;
         __m256 sum = _mm256_setzero_ps();
         for (int b = 0; b < w->cols / MAX_BLOCK; b++, p += bytes) {
-            prefetch(p, bytes);
+            prefetch(p, bytes, ahead);
             sum = type == TENSOR_Q6_K ? add_block_k6(p, &x, b, sum) : add_block_k4(type, p, &x, b, sum);
         }
         float dot = sum_floats(sum);

@@ -15,6 +15,7 @@
 #include <immintrin.h>
 
 #include "internal.h"
+#include "prefetch.h"
 #include "quants.h"
 #include "simd_avx512.h"
 
@@ -167,6 +168,7 @@ INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, co
                          void *scratch) {
     const struct act_quad *x = prepare_quads(a, row, f->zero, scratch);
     const struct quad_map map = quad_map(f);
+    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
         struct matvec_sums s = {0};
@@ -174,7 +176,7 @@ INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, co
         for (int i = 0; i < 4; i++) p[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         int b = 0;
         for (; b + 4 <= blocks; b += 4) {
-            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 16 * f->bytes);
+            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 16 * f->bytes, ahead);
             add_quad(type, f, &map, &x[b / 4], 4, p, &s);
             for (int i = 0; i < 4; i++) p[i] += 4 * f->bytes;
         }
@@ -289,13 +291,14 @@ INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, c
                           int begin, int end, const struct acts *a, int row, float *y, bool add,
                           void *scratch) {
     const struct act_super *x = prepare_supers(type, a, row, scratch);
+    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
         __m512 sums[4] = {0};
         const uint8_t *p[4];
         for (int i = 0; i < 4; i++) p[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
         for (int b = 0; b < blocks; b++) {
-            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 4 * f->bytes);
+            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 4 * f->bytes, ahead);
             for (int i = 0; i < 4; i++) {
                 const uint8_t *block = p[i] + b * f->bytes;
                 sums[i] = type == TENSOR_Q6_K ? add_super_k6(&x[b], block, sums[i])

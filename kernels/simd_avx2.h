@@ -7,18 +7,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define PREFETCH 4096 /* bytes ahead: the hardware stops at the end of a page */
-#define FURTHER 4     /* times as far, into the second-level cache, which waits for more lines at a time */
-
-/* Two or four rows are read at once, but their bytes are prefetched in the order in which
- * they lie in memory: `bytes` of them, starting PREFETCH behind p. */
-INLINE void prefetch(const uint8_t *p, int bytes) {
-    for (int i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)p + PREFETCH + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)p + FURTHER * PREFETCH + i, _MM_HINT_T1);
-    }
-}
-
 /* All ones in the first n of eight elements. */
 INLINE __m256i first_lanes(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));

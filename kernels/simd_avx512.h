@@ -7,18 +7,6 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-#define PREFETCH 4096 /* bytes ahead: the hardware stops at the end of a page */
-#define FURTHER 4     /* times as far, into the second-level cache, which waits for more lines at a time */
-
-/* Four rows are read at once, but their bytes are prefetched in the order in which
- * they lie in memory: `bytes` of them, starting PREFETCH behind p. */
-INLINE void prefetch(const uint8_t *p, int bytes) {
-    for (int i = 0; i < bytes; i += 64) {
-        _mm_prefetch((const char *)p + PREFETCH + i, _MM_HINT_T0);
-        _mm_prefetch((const char *)p + FURTHER * PREFETCH + i, _MM_HINT_T1);
-    }
-}
-
 INLINE __mmask16 first_lanes(int n) { return (__mmask16)(n < 16 ? (1 << n) - 1 : 0xffff); }
 
 /* The sum of each of four vectors, plus elements r, r + 4, r + 8 and r + 12 of
