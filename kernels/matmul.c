@@ -2,6 +2,8 @@
  *
  * The arithmetic is in the tables' matvec and matmul functions; every element
  * of a result is computed by one worker, always in the same way. */
+#include <time.h>
+
 #include "blas.h"
 
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
@@ -66,6 +68,7 @@ static struct weight weight_rows(const struct weight *w, int begin, int end) {
 }
 
 #define FEW_CHUNK 32    /* weight rows that stay in the cache while a few activation rows pass */
+#define MEASURED (1 << 20) /* bytes of weights for each worker from which on the workers' speeds are measured */
 #define GATED_CHUNK 512 /* weight rows whose results wait for those of the gate */
 
 /* Rows begin .. end - 1 of a product with one activation row. */
@@ -80,13 +83,21 @@ static void matvec_rows(const struct kernels *k, const struct product *o, int be
     k->silu_mul(y + begin, gate, y + begin, part.rows);
 }
 
-/* Matrix-vector: every worker gets an equal share of all rows, and reads a
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Matrix-vector: every worker gets a share of all rows by its speed, and reads a
  * contiguous part of each weight. */
 static void run_matvec(struct worker *w, const struct kernels *k, const struct product *products,
                        int n_products, const struct acts *a, void *scratch) {
     int total = 0, begin, end, first = 0;
     for (int p = 0; p < n_products; p++) total += products[p].w->rows;
-    worker_range(w, total, 4, &begin, &end);
+    worker_share(w, total, 4, &begin, &end);
+    bool measure = a->n == 1 && (double)total * (double)products[0].w->row_bytes > (double)w->n * MEASURED;
+    double start = measure ? seconds() : 0;
     for (int p = 0; p < n_products; first += products[p++].w->rows) {
         const struct product *o = &products[p];
         int from = begin > first ? begin - first : 0;
@@ -95,6 +106,8 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
         for (int r = from; r < to; r += step)
             for (int i = 0; i < a->n; i++) matvec_rows(k, o, r, r + step < to ? r + step : to, a, i, scratch);
     }
+    double took = measure ? seconds() - start : 0;
+    if (took > 0 && end > begin) worker_measured(w, (end - begin) / took);
 }
 
 /* One activation row: every worker quantises it for itself, which takes less time

@@ -23,6 +23,7 @@ struct team {
     void *arg;
 
     _Alignas(64) atomic_int arrived;
+    atomic_bool measured; /* a worker's speed, since the last barrier */
     _Alignas(64) atomic_uint sense;
     _Alignas(64) atomic_int next;
 };
@@ -58,12 +59,41 @@ static void wake_sleepers(struct team *t) {
     pthread_mutex_unlock(&t->lock);
 }
 
+/* A measurement counts for an eighth, and for no more than twice or half of what was expected: a worker whose core
+ * was taken away for a moment will have it back. */
+static double smooth(double speed, double measured) {
+    if (speed <= 0) return measured;
+    double likely = measured > 2 * speed ? 2 * speed : measured < speed / 2 ? speed / 2 : measured;
+    return speed + (likely - speed) / 8;
+}
+
+/* Every worker's share by its speed, evenly until all have been measured. */
+static void share_out(struct team *t) {
+    double sum = 0, before = 0;
+    for (int i = 0; i < t->n; i++) {
+        struct worker *w = &t->workers[i];
+        if (w->measured > 0) w->speed = smooth(w->speed, w->measured);
+        w->measured = 0;
+        if (w->speed <= 0) return;
+        sum += w->speed;
+    }
+    for (int i = 0; i < t->n; i++) {
+        struct worker *w = &t->workers[i];
+        w->from = before;
+        w->to = before = i + 1 < t->n ? before + w->speed / sum : 1;
+    }
+}
+
 void team_barrier(struct worker *w) {
     struct team *t = w->team;
     unsigned sense = w->sense ^= 1;
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) == t->n - 1) {
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&t->next, 0, memory_order_relaxed);
+        if (atomic_load_explicit(&t->measured, memory_order_relaxed)) {
+            atomic_store_explicit(&t->measured, false, memory_order_relaxed);
+            share_out(t);
+        }
         atomic_store(&t->sense, sense);
         wake_sleepers(t);
         return;
@@ -89,6 +119,18 @@ void worker_range(const struct worker *w, int n, int align, int *begin, int *end
     long b = steps * w->id / w->n * align, e = steps * (w->id + 1) / w->n * align;
     *begin = b < n ? (int)b : n;
     *end = e < n ? (int)e : n;
+}
+
+void worker_share(const struct worker *w, int n, int align, int *begin, int *end) {
+    long steps = (n + align - 1) / align;
+    long b = (long)((double)steps * w->from) * align, e = (long)((double)steps * w->to) * align;
+    *begin = b < n ? (int)b : n;
+    *end = e < n ? (int)e : n;
+}
+
+void worker_measured(struct worker *w, double speed) {
+    w->measured = speed;
+    atomic_store_explicit(&w->team->measured, true, memory_order_relaxed);
 }
 
 static void *worker_main(void *arg) {
@@ -136,7 +178,9 @@ struct team *team_create(int n_threads, struct error *err) {
     }
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->wake, NULL);
-    for (int i = 0; i < n_threads; i++) t->workers[i] = (struct worker){.id = i, .n = n_threads, .team = t};
+    for (int i = 0; i < n_threads; i++)
+        t->workers[i] = (struct worker){.id = i, .n = n_threads, .team = t, .from = (double)i / n_threads,
+                                        .to = (double)(i + 1) / n_threads};
     for (int i = 1; i < n_threads; i++) {
         if (pthread_create(&t->threads[i], NULL, worker_main, &t->workers[i])) {
             fail(err, "can't start thread %d of %d: ask for fewer with -t", i + 1, n_threads);

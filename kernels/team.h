@@ -18,6 +18,9 @@ struct worker {
     int n;              /* workers in the team */
     struct team *team;
     unsigned sense;     /* private to the barrier */
+    double from, to;    /* the part of 0..1 that is this worker's in worker_share() */
+    double speed;       /* of late, smoothed; 0: not measured yet */
+    double measured;    /* since the last barrier; 0: nothing */
 };
 
 struct team *team_create(int n_threads, struct error *err);
@@ -46,3 +49,9 @@ void team_await(struct worker *w, struct team_count *count, int n);
 
 /* This worker's part [*begin, *end) of 0..n-1, split evenly in steps of align. */
 void worker_range(const struct worker *w, int n, int align, int *begin, int *end);
+
+/* The same in proportion to the workers' speeds, which differ where cores do or where their ways to memory do. Who has
+ * which part changes at barriers. */
+void worker_share(const struct worker *w, int n, int align, int *begin, int *end);
+/* This worker's speed just now, in the unit of all others, which measure theirs before the same barrier. */
+void worker_measured(struct worker *w, double speed);
