@@ -120,33 +120,52 @@ INLINE __m256i load_group_k6(const uint8_t *p, int g) {
                            _mm256_and_si256(bits, _mm256_set1_epi8(0x30)));
 }
 
+/* The scales of a Q4_K or Q5_K block (see unpack_k_scales): 8 d, and 8 m yet to be subtracted. */
+INLINE __m256 load_k_scales(const uint8_t *p, __m256 *m) {
+    const __m128i shifts = _mm_set_epi32(4, 0, 0, 0);
+    const __m128i low = _mm_set_epi32(0x0f0f0f0f, 0x0f0f0f0f, 0x3f3f3f3f, 0x3f3f3f3f);
+    const __m128i high = _mm_set_epi32(0x30303030, 0x30303030, 0, 0);
+    __m128i head = _mm_loadu_si128((const __m128i *)p); /* d and min, then three words of scales */
+    /* words: d 0-3, m 0-3, d 4-7, m 4-7 */
+    __m128i a = _mm_and_si128(_mm_srlv_epi32(_mm_shuffle_epi32(head, 0xf9), shifts), low);
+    __m128i b = _mm_and_si128(_mm_srli_epi32(_mm_shuffle_epi32(head, 0x90), 2), high);
+    __m128i bytes = _mm_shuffle_epi32(_mm_or_si128(a, b), 0xd8); /* d 0-7, m 0-7 */
+    __m128 both = _mm_cvtph_ps(head);
+    *m = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))),
+                       _mm256_broadcastss_ps(_mm_movehdup_ps(both)));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_broadcastss_ps(both));
+}
+
 INLINE __m256 add_block_k4(enum tensor_type type, const uint8_t *p, const struct act_view *x, int b,
                            __m256 sum) {
-    float d[8], m[8];
-    unpack_k_scales(p, d, m, 1);
-    __m256 scales = _mm256_mul_ps(_mm256_loadu_ps(d), _mm256_loadu_ps(x->scale + 8 * b));
-    sum = _mm256_fmadd_ps(_mm256_loadu_ps(m), _mm256_loadu_ps(x->scaled_sum + 8 * b), sum);
-    _mm256_storeu_ps(d, scales);
+    __m256 m, scales = _mm256_mul_ps(load_k_scales(p, &m), _mm256_loadu_ps(x->scale + 8 * b));
+    sum = _mm256_fnmadd_ps(m, _mm256_loadu_ps(x->scaled_sum + 8 * b), sum);
     for (int g = 0; g < 8; g++) {
         __m256i q = _mm256_load_si256((const __m256i *)(x->q + b * MAX_BLOCK + 32 * g));
         __m256i dot = dot_bytes(load_group_k4(type, quant_formats[type].bytes, p, g), q);
-        sum = _mm256_fmadd_ps(_mm256_set1_ps(d[g]), _mm256_cvtepi32_ps(dot), sum);
+        __m256 scale = _mm256_permutevar8x32_ps(scales, _mm256_set1_epi32(g));
+        sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), sum);
     }
     return sum;
 }
 
+/* Two scales to a group. What the zero of 32 takes off is four of the fractions of 128 that are kept. */
 INLINE __m256 add_block_k6(const uint8_t *p, const struct act_view *x, int b, __m256 sum) {
-    float d = read_f16(p + 208);
-    for (int g = 0; g < 8; g++) {
-        const int8_t *s = (const int8_t *)p + 192 + 2 * g;
-        float d0 = d * x->scale[8 * b + g] * (float)s[0], d1 = d * x->scale[8 * b + g] * (float)s[1];
-        __m256 scale = _mm256_insertf128_ps(_mm256_set1_ps(d0), _mm_set1_ps(d1), 1);
-        const int32_t *offset = x->half_offset + 2 * (8 * b + g); /* of zero = 128; here it is 32 */
-        __m256i start = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_cvtsi32_si128(offset[0] / 4)),
-                                                _mm_cvtsi32_si128(offset[1] / 4), 1);
-        __m256i q = _mm256_load_si256((const __m256i *)(x->q + b * MAX_BLOCK + 32 * g));
-        __m256i dot = _mm256_add_epi32(start, dot_bytes(load_group_k6(p, g), q));
-        sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot), sum);
+    const __m256 d = _mm256_set1_ps(read_f16(p + 208));
+    for (int h = 0; h < 2; h++) { /* half a block: four groups */
+        __m128i bytes = _mm_loadl_epi64((const __m128i *)(p + 192 + 8 * h));
+        __m256 own = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), d);
+        __m256 act = _mm256_castps128_ps256(_mm_loadu_ps(x->scale + 8 * b + 4 * h));
+        __m256 scales = _mm256_mul_ps(own, _mm256_permutevar8x32_ps(act, _mm256_set_epi32(3, 3, 2, 2, 1, 1, 0, 0)));
+        __m256i offsets = _mm256_loadu_si256((const __m256i *)(x->half_offset + 2 * (8 * b + 4 * h)));
+        __m256 zeros = _mm256_cvtepi32_ps(_mm256_srai_epi32(offsets, 2));
+        sum = _mm256_fmadd_ps(scales, zeros, sum);
+        for (int g = 0; g < 4; g++) {
+            const __m256i pair = _mm256_set_epi32(1, 1, 1, 1, 0, 0, 0, 0);
+            __m256 scale = _mm256_permutevar8x32_ps(scales, _mm256_add_epi32(pair, _mm256_set1_epi32(2 * g)));
+            __m256i q = _mm256_load_si256((const __m256i *)(x->q + b * MAX_BLOCK + 128 * h + 32 * g));
+            sum = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(dot_bytes(load_group_k6(p, 4 * h + g), q)), sum);
+        }
     }
     return sum;
 }
