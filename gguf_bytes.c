@@ -34,6 +34,9 @@ static int map_file(struct gguf *file, int fd, const char *path, struct error *e
     if (base == MAP_FAILED) {
         return fail(err, "%s: can't map %zu bytes: %s", path, file->size, strerror(errno));
     }
+#ifdef MADV_HUGEPAGE
+    madvise(base, file->size, MADV_HUGEPAGE); /* a file not cached yet is read in huge pages where the system can */
+#endif
     file->base = base;
     return 0;
 }
