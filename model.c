@@ -71,6 +71,11 @@ static void multiply(struct worker *w, struct session *s, const struct product *
 
 #define MAX_PRODUCTS 3
 
+/* Announces the weights of the products after the next ones, which a single token would have to wait for. */
+static void expect(struct worker *w, const struct session *s, const struct weight *const *weights, int n) {
+    matmul_expect(w, weights, s->n == 1 ? n : 0);
+}
+
 /* Adds the products of what 8 bits leave out of the activations: together they are as good as with 16. */
 static void add_residual(struct worker *w, struct session *s, const struct product *products, int n_products,
                          const struct acts *acts) {
@@ -170,16 +175,19 @@ static void attention_block(struct worker *w, struct session *s, int l) {
         {.w = &layer->wk, .y = s->k, .y_stride = kv_size},
         {.w = &layer->wv, .y = s->v, .y_stride = kv_size},
     };
+    expect(w, s, NULL, 0);
     project(w, s, qkv, 3, &x_norm);
     if (layer->bq.data || layer->bk.data || layer->bv.data || layer->q_norm.data || layer->k_norm.data)
         finish_qkv(w, s, layer);
 
     struct attn_batch batch = attention_batch(s, x_norm.f32);
+    expect(w, s, (const struct weight *const[]){&layer->wo}, 1);
     s->layers[l].mode->forward(&s->layers[l], &batch, w);
     if (s->evict) evict_block(w, s, l);
 
     const struct product out = {.w = &layer->wo, .y = s->x, .y_stride = c->n_embd, .add = true};
     const struct acts attended = prepare(w, s, s->attn_out, (int)q_size);
+    expect(w, s, (const struct weight *const[]){&layer->w_gate}, 1);
     project(w, s, &out, 1, &attended);
 }
 
@@ -212,10 +220,13 @@ static void feed_forward_block(struct worker *w, struct session *s, int l) {
     const struct layer *layer = &s->model->layers[l];
 
     const struct acts x_norm = norm_rows(w, s, s->x, s->n, &layer->ffn_norm, s->options.precise);
+    expect(w, s, (const struct weight *const[]){&layer->w_down}, 1);
     swiglu(w, s, layer, &x_norm);
 
     const struct product down = {.w = &layer->w_down, .y = s->x, .y_stride = c->n_embd, .add = true};
     const struct acts hidden = prepare(w, s, s->hidden, c->n_ff);
+    if (l + 1 < c->n_layer) expect(w, s, (const struct weight *const[]){&layer[1].wq, &layer[1].wk, &layer[1].wv}, 3);
+    else expect(w, s, (const struct weight *const[]){&s->model->output}, 1);
     project(w, s, &down, 1, &hidden);
 }
 
@@ -303,6 +314,7 @@ static void output_head(struct worker *w, void *arg) {
     const float *x = s->x + (size_t)job->row * c->n_embd;
     const struct acts x_norm = norm_rows(w, s, x, job->n, &s->model->output_norm, sensitive(s));
     const struct product out = {.w = &s->model->output, .y = job->logits, .y_stride = c->n_vocab};
+    expect(w, s, NULL, 0);
     project(w, s, &out, 1, &x_norm);
 }
 

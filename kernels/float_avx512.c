@@ -22,7 +22,7 @@ INLINE __m512 load_floats(enum tensor_type type, const uint8_t *row, int i, __mm
 /* Four rows at a time. */
 INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int end, const float *x,
                    float *y, bool add) {
-    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
+    const struct ahead ahead = prefetch_ahead(w, end, 4);
     for (int r = begin; r < end; r += 4) {
         __m512 sum[4] = {0};
         const uint8_t *row[4];

@@ -25,6 +25,7 @@ struct weight {
     int rows, cols;
     size_t row_bytes;
     const uint8_t *data;
+    const uint8_t *next;     /* what is read after these rows, for prefetching; NULL: what lies behind them */
     const struct lora *lora; /* an adapter's update (model.h), which the caller of matmul() adds; or NULL */
 };
 
@@ -83,6 +84,10 @@ struct product {
  * loops over team_next(). */
 void matmul(struct worker *w, const struct kernels *k, const struct product *products, int n_products,
             const struct acts *a, void *scratch);
+/* Announces the n weights, all with the same activations, that are multiplied with a single row after the products that
+ * come next: a worker prefetches its part of them at the end of its part of those, and while it waits at barriers.
+ * n == 0: nothing is known. */
+void matmul_expect(struct worker *w, const struct weight *const *weights, int n);
 size_t matmul_scratch_bytes(int max_rows, int max_cols); /* of one worker, for activations of that size */
 
 /* Row r of a weight of any type as float32: embedding look-ups, tests. */

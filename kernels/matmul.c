@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "blas.h"
+#include "prefetch.h"
 
 static size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 
@@ -60,27 +61,37 @@ size_t matmul_scratch_bytes(int max_rows, int max_cols) {
     return weights_bytes(max_cols) + 2 * (size_t)max_rows * WIDEST_PANEL * sizeof(float);
 }
 
+static const uint8_t *weight_row_data(const struct weight *w, int row) {
+    return w->data + (size_t)row * w->row_bytes;
+}
+
 static struct weight weight_rows(const struct weight *w, int begin, int end) {
     struct weight part = *w;
-    part.data += (size_t)begin * w->row_bytes;
+    part.data = weight_row_data(w, begin);
     part.rows = end - begin;
     return part;
 }
 
 #define FEW_CHUNK 32    /* weight rows that stay in the cache while a few activation rows pass */
 #define MEASURED (1 << 20) /* bytes of weights for each worker from which on the workers' speeds are measured */
+#define SOON (64 << 10)  /* bytes of what is read soon that the second-level cache has room for beside all else */
 #define GATED_CHUNK 512 /* weight rows whose results wait for those of the gate */
 
-/* Rows begin .. end - 1 of a product with one activation row. */
-static void matvec_rows(const struct kernels *k, const struct product *o, int begin, int end, const struct acts *a,
-                        int i, void *scratch) {
-    float *y = o->y + (size_t)i * o->y_stride;
-    k->matvec[o->w->type](o->w, begin, end, a, i, y, o->add, scratch);
-    if (!o->gate) return;
-    float gate[GATED_CHUNK];
-    const struct weight part = weight_rows(o->gate, begin, end);
-    k->matvec[part.type](&part, 0, part.rows, a, i, gate, false, scratch);
-    k->silu_mul(y + begin, gate, y + begin, part.rows);
+static const struct weight *read_first(const struct product *o) { return o->gate ? o->gate : o->w; }
+
+/* Rows begin .. end - 1 of a product with one activation row; `next` is what the worker reads then. */
+static void matvec_rows(const struct kernels *k, const struct product *o, int begin, int end, const uint8_t *next,
+                        const struct acts *a, int i, void *scratch) {
+    float *y = o->y + (size_t)i * o->y_stride + begin, values[GATED_CHUNK];
+    struct weight rows = weight_rows(o->w, begin, end), gate;
+    rows.next = next;
+    if (o->gate) {
+        gate = weight_rows(o->gate, begin, end);
+        gate.next = rows.data;
+        k->matvec[gate.type](&gate, 0, gate.rows, a, i, values, false, scratch);
+    }
+    k->matvec[rows.type](&rows, 0, rows.rows, a, i, y, o->add, scratch);
+    if (o->gate) k->silu_mul(y, values, y, rows.rows);
 }
 
 static double seconds(void) {
@@ -103,9 +114,14 @@ static void run_matvec(struct worker *w, const struct kernels *k, const struct p
         int from = begin > first ? begin - first : 0;
         int to = end - first < o->w->rows ? end - first : o->w->rows;
         int step = a->n > 1 ? FEW_CHUNK : o->gate ? GATED_CHUNK : to - from;
-        for (int r = from; r < to; r += step)
-            for (int i = 0; i < a->n; i++) matvec_rows(k, o, r, r + step < to ? r + step : to, a, i, scratch);
+        const uint8_t *next = end > first + o->w->rows ? read_first(&products[p + 1])->data : w->soon;
+        for (int r = from; r < to; r += step) {
+            int stop = r + step < to ? r + step : to;
+            const uint8_t *then = stop < to ? weight_row_data(read_first(o), stop) : next;
+            for (int i = 0; i < a->n; i++) matvec_rows(k, o, r, stop, then, a, i, scratch);
+        }
     }
+    if (w->soon) w->soon += PREFETCH_FAR; /* so far the last rows have prefetched it */
     double took = measure ? seconds() - start : 0;
     if (took > 0 && end > begin) worker_measured(w, (end - begin) / took);
 }
@@ -118,6 +134,22 @@ static void run_one(struct worker *w, const struct kernels *k, const struct prod
     own.q8 = scratch;
     if (a->cols % ACT_BLOCK == 0) k->quantize(&own, 0);
     run_matvec(w, k, products, n_products, &own, (uint8_t *)scratch + act_view_bytes(1, a->cols));
+}
+
+void matmul_expect(struct worker *w, const struct weight *const *weights, int n) {
+    int total = 0, begin, end, p = 0;
+    w->soon = w->soon_end = NULL;
+    for (int i = 0; i < n; i++) total += weights[i]->rows;
+    worker_share(w, total, 4, &begin, &end);
+    if (begin == end) return;
+    for (; begin >= weights[p]->rows; p++) {
+        begin -= weights[p]->rows;
+        end -= weights[p]->rows;
+    }
+    if (end > weights[p]->rows) end = weights[p]->rows;
+    w->soon = weight_row_data(weights[p], begin);
+    w->soon_end = weight_row_data(weights[p], end);
+    if (w->soon_end - w->soon > SOON) w->soon_end = w->soon + SOON;
 }
 
 static int panels(const struct weight *w, int panel) { return (w->rows + panel - 1) / panel; }

@@ -69,7 +69,7 @@ INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int beg
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
     int blocks = w->cols / f->block, zero = type == TENSOR_Q8_0 ? 0 : f->zero;
-    const struct ahead ahead = prefetch_ahead(2 * w->row_bytes);
+    const struct ahead ahead = prefetch_ahead(w, end, 2);
     const float *scales = prepare_scales(&x, blocks, f->has_min ? 1 : -(float)zero, scratch);
     for (int r = begin; r < end; r += 2) {
         const uint8_t *p0 = w->data + (size_t)r * w->row_bytes, *p1 = r + 1 < end ? p0 + w->row_bytes : p0;
@@ -175,7 +175,7 @@ INLINE void matvec_supers(enum tensor_type type, const struct weight *w, int beg
                           const struct acts *a, int row, float *y, bool add, void *scratch) {
     (void)scratch;
     struct act_view x = act_row(a, row);
-    const struct ahead ahead = prefetch_ahead(w->row_bytes);
+    const struct ahead ahead = prefetch_ahead(w, end, 1);
     int bytes = quant_formats[type].bytes;
     for (int r = begin; r < end; r++) {
         const uint8_t *p = w->data + (size_t)r * w->row_bytes;

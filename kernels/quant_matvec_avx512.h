@@ -168,19 +168,23 @@ INLINE void matvec_quads(enum tensor_type type, const struct quant_format *f, co
                          void *scratch) {
     const struct act_quad *x = prepare_quads(a, row, f->zero, scratch);
     const struct quad_map map = quad_map(f);
-    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
+    const struct ahead ahead = prefetch_ahead(w, end, 4);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
         struct matvec_sums s = {0};
         const uint8_t *p[4];
         for (int i = 0; i < 4; i++) p[i] = w->data + (size_t)(r + i < end ? r + i : end - 1) * w->row_bytes;
+        const uint8_t *read = p[0]; /* as if the rows lay one behind the other */
         int b = 0;
-        for (; b + 4 <= blocks; b += 4) {
-            prefetch(w->data + (size_t)r * w->row_bytes + (size_t)b * 4 * (size_t)f->bytes, 16 * f->bytes, ahead);
+        for (; b + 4 <= blocks; b += 4, read += 16 * f->bytes) {
+            prefetch(read, 16 * f->bytes, ahead);
             add_quad(type, f, &map, &x[b / 4], 4, p, &s);
             for (int i = 0; i < 4; i++) p[i] += 4 * f->bytes;
         }
-        if (b < blocks) add_quad(type, f, &map, &x[b / 4], blocks - b, p, &s);
+        if (b < blocks) {
+            prefetch(read, 4 * (blocks - b) * f->bytes, ahead);
+            add_quad(type, f, &map, &x[b / 4], blocks - b, p, &s);
+        }
         store_four(y + r, sum_four(s.dot, s.min), end - r < 4 ? end - r : 4, add);
     }
 }
@@ -291,7 +295,7 @@ INLINE void matvec_supers(enum tensor_type type, const struct quant_format *f, c
                           int begin, int end, const struct acts *a, int row, float *y, bool add,
                           void *scratch) {
     const struct act_super *x = prepare_supers(type, a, row, scratch);
-    const struct ahead ahead = prefetch_ahead(4 * w->row_bytes);
+    const struct ahead ahead = prefetch_ahead(w, end, 4);
     int blocks = w->cols / f->block;
     for (int r = begin; r < end; r += 4) {
         __m512 sums[4] = {0};

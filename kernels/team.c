@@ -22,9 +22,10 @@ struct team {
     void (*fn)(struct worker *, void *);
     void *arg;
 
+    /* On one cache line, which the last to arrive has in its core's cache when it lets the others go. */
     _Alignas(64) atomic_int arrived;
     atomic_bool measured; /* a worker's speed, since the last barrier */
-    _Alignas(64) atomic_uint sense;
+    atomic_uint sense;
     _Alignas(64) atomic_int next;
 };
 
@@ -97,6 +98,10 @@ void team_barrier(struct worker *w) {
         atomic_store(&t->sense, sense);
         wake_sleepers(t);
         return;
+    }
+    for (; w->soon < w->soon_end; w->soon += 64) {
+        if (atomic_load_explicit(&t->sense, memory_order_acquire) == sense) return;
+        __builtin_prefetch(w->soon, 0, 2);
     }
     wait_for(t, &t->sense, sense);
 }

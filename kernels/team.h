@@ -8,6 +8,7 @@
 #pragma once
 
 #include <stdatomic.h>
+#include <stdint.h>
 
 #include "../error.h"
 
@@ -18,6 +19,7 @@ struct worker {
     int n;              /* workers in the team */
     struct team *team;
     unsigned sense;     /* private to the barrier */
+    const uint8_t *soon, *soon_end; /* memory that it will read soon: prefetched while it waits at a barrier */
     double from, to;    /* the part of 0..1 that is this worker's in worker_share() */
     double speed;       /* of late, smoothed; 0: not measured yet */
     double measured;    /* since the last barrier; 0: nothing */

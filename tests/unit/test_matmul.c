@@ -220,6 +220,38 @@ static void check_coarse(const struct kernels *k, enum tensor_type type, int n) 
     free(data), free(x), free(a), free(b);
 }
 
+static const uint8_t bytes[720000];
+static const struct weight weights[] = {
+    {.rows = 101, .row_bytes = 10, .data = bytes},
+    {.rows = 7, .row_bytes = 1000, .data = bytes},
+    {.rows = 240, .row_bytes = 3000, .data = bytes},
+};
+
+/* A worker expects the rows of its share, as far as they are those of one weight. */
+static void expect_share(struct worker *w, void *arg) {
+    const struct weight *const all[] = {&weights[0], &weights[1], &weights[2]};
+    int begin, end, first = 0, i = 0;
+    worker_share(w, 348, 4, &begin, &end);
+    matmul_expect(w, all, 3);
+    while (begin >= first + weights[i].rows) first += weights[i++].rows;
+    int rows = (end < first + weights[i].rows ? end : first + weights[i].rows) - begin;
+    struct team_count *bad = arg;
+    bool right = w->soon == weights[i].data + (size_t)(begin - first) * weights[i].row_bytes &&
+                 w->soon_end > w->soon && w->soon_end <= w->soon + (size_t)rows * weights[i].row_bytes;
+    matmul_expect(w, all, 0);
+    if (!right || w->soon || w->soon_end) team_done(w, bad);
+}
+
+static void check_expect(void) {
+    struct team_count bad = {0};
+    for (int threads = 1; threads <= 5; threads++) {
+        struct team *team = team_create(threads, NULL);
+        team_run(team, expect_share, &bad);
+        team_free(team);
+    }
+    CHECK(bad.n == 0);
+}
+
 static void check_isa(const struct kernels *c, const struct kernels *k) {
     static const int batches[] = {1, 2, 3, 5, 6, 7, 8, 12, 17, 40, 49, 95};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
@@ -251,6 +283,7 @@ int main(void) {
         if (k) check_isa(c, k);
         else printf("skipped: %s\n", err.text);
     }
+    check_expect();
     struct error err;
     CHECK(!kernels_select("z80", &err) && strstr(err.text, "z80"));
     CHECK(kernels_select(NULL, &err));
