@@ -69,17 +69,20 @@ size_t attn_scratch_bytes(const struct attn_shape *shape) {
 
 void dense_store(struct attn_layer *layer, const struct attn_batch *b, struct worker *w) {
     const struct attn_shape *s = layer->shape;
-    int G = s->n_head_kv, group = s->n_head / G, d = s->head_dim, begin, end;
-    worker_range(w, b->n * G, 1, &begin, &end);
-    for (int item = begin; item < end; item++) { /* a token's key in one KV head, and the group's queries */
-        int i = item / G, g = item % G;
+    int H = s->n_head, G = s->n_head_kv, d = s->head_dim, begin, end;
+    worker_range(w, b->n * (H + G), 1, &begin, &end);
+    for (int item = begin; item < end; item++) { /* a token's query in one head, or its key and value in a KV head */
+        int i = item / (H + G), h = item % (H + G), g = h - H;
         const float *table = b->rope + (size_t)i * 2 * (size_t)s->rope->n_pairs;
-        size_t row = (size_t)item * (size_t)d;
-        float *k = b->k + row, *q = b->q + row * (size_t)group;
-        for (int h = 0; h < group; h++) rope_rotate(s->rope, table, q + h * d);
-        for (int c = 0; c < group * d; c++) q[c] *= s->scale;
-        rope_rotate(s->rope, table, k);
-        kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, k, b->v + row);
+        if (h < H) {
+            float *q = b->q + ((size_t)i * (size_t)H + (size_t)h) * (size_t)d;
+            rope_rotate(s->rope, table, q);
+            for (int c = 0; c < d; c++) q[c] *= s->scale;
+        } else {
+            size_t row = ((size_t)i * (size_t)G + (size_t)g) * (size_t)d;
+            rope_rotate(s->rope, table, b->k + row);
+            kv_write(&layer->cache, g, layer->cache.heads[g].n + i, b->pos + i, b->k + row, b->v + row);
+        }
     }
 }
 
@@ -126,6 +129,12 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
     for (int item = first_item; item < last_item; item++) {
         int g = item / n_chunks, begin = item % n_chunks * chunk, end = begin + chunk;
         struct kv_view kv = kv_view(&layer->cache, g);
+        if (item + 1 < last_item) {
+            const struct kv_view then = kv_view(&layer->cache, (item + 1) / n_chunks);
+            kv_read_then(&kv, &then, (item + 1) % n_chunks * chunk);
+        } else {
+            kv.next_k = w->soon;
+        }
         struct attend_row rows[FEW_ROWS];
         float *piece = states + (size_t)item * (size_t)m * p->state;
         if (end > layer->cache.heads[g].n + b->n) end = layer->cache.heads[g].n + b->n;
@@ -139,8 +148,9 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
         }
     }
     team_barrier(w);
-    for (int item; (item = team_next(w)) < G * m;) {
-        int g = item % G, r = item / G;
+    worker_range(w, G * m, 1, &first_item, &last_item);
+    for (int item = first_item; item < last_item; item++) {
+        int g = item / m, r = item % m;
         float *state = states + ((size_t)g * (size_t)n_chunks * (size_t)m + (size_t)r) * p->state;
         for (int c = 1; c < n_chunks; c++)
             attend_merge(state, state + (size_t)c * (size_t)m * p->state, s->head_dim);
@@ -192,6 +202,7 @@ static void many_rows(struct attn_layer *layer, const struct attn_batch *b, cons
                 for (int r = 0; r < count; r++) finish_row(layer, b, p, g, first + r, rows[r].state);
         }
     }
+    team_barrier(w);
 }
 
 /* ---- the mode ------------------------------------------------------------------ */
@@ -201,7 +212,7 @@ void dense_attend(struct attn_layer *layer, const struct attn_batch *b, struct w
     struct plan p = make_plan(s);
     if (b->n == 1 || b->n * p.group <= FEW_ROWS) few_rows(layer, b, &p, w);
     else many_rows(layer, b, &p, w);
-    team_barrier(w);
+    /* Others may still be finishing rows, but none of them asks how many entries there were. */
     if (w->id == 0) kv_advance(&layer->cache, b->n);
     team_barrier(w);
 }

@@ -271,6 +271,7 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struc
             for (int j = 0; j < n; j++) {
                 int begin = blocks->start[t.chosen[j]], end = blocks->start[t.chosen[j] + 1];
                 if (end > row.limit) end = row.limit;
+                if (j + 1 < n) kv_read_then(&kv, &kv, blocks->start[t.chosen[j + 1]]);
                 s->attend->range(&kv, begin, end, &row, 1);
                 if (!b->prefill) moba->attended[head] += end - begin;
             }

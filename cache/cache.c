@@ -181,6 +181,11 @@ struct kv_view kv_view(const struct kv_cache *c, int head) {
     };
 }
 
+void kv_read_then(struct kv_view *kv, const struct kv_view *then, int i) {
+    kv->next_k = then->k + (size_t)i * then->k_row_bytes;
+    kv->next_v = then->v + (size_t)i * then->v_row_bytes;
+}
+
 size_t kv_bytes(const struct kv_cache *c) { return c->arena.bytes; }
 
 const char *kv_type_name(enum kv_type type) { return type_names[type]; }

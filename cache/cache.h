@@ -54,6 +54,9 @@ void kv_value(const struct kv_cache *c, int head, int i, float *out);
 /* A head's rows as the kernels of attend.h take them; until the next change. */
 struct kv_view kv_view(const struct kv_cache *c, int head);
 
+/* Says that a view's range will be followed by one from entry i of `then` on. */
+void kv_read_then(struct kv_view *kv, const struct kv_view *then, int i);
+
 /* Keeps the n entries whose indices `keep` lists in ascending order and drops
  * the others. Threads may do this to different heads at once. */
 void kv_keep(struct kv_cache *c, int head, const int *keep, int n);

@@ -32,6 +32,7 @@ struct kv_view {
     enum kv_type type_k, type_v;
     size_t k_row_bytes, v_row_bytes;
     const uint8_t *k, *v;             /* rows, entry 0 first */
+    const uint8_t *next_k, *next_v;   /* what is read after a range of entries, for prefetching; or NULL */
 };
 
 /* State of one query row: floats [ATTEND_STATE(d)], 64-byte aligned. */

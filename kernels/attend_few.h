@@ -53,8 +53,18 @@ static void point_at(struct entries *e, const struct kv_view *kv, const int *ind
         e->k[i] = kv->k + entry * kv->k_row_bytes;
         e->v[i] = kv->v + entry * kv->v_row_bytes;
     }
-    e->ahead_k = index ? 0 : whole_rows(AHEAD, kv->k_row_bytes);
-    e->ahead_v = index ? 0 : whole_rows(AHEAD, kv->v_row_bytes);
+    e->ahead_k = e->ahead_v = (struct rows_ahead){0};
+}
+
+/* Entries [i, end) but ATTEND_BLOCK at most, with what to prefetch meanwhile. */
+static void point_at_range(struct entries *e, const struct kv_view *kv, int i, int end) {
+    point_at(e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+    e->ahead_k = (struct rows_ahead){
+        whole_rows(AHEAD, kv->k_row_bytes), kv->k + (size_t)end * kv->k_row_bytes, kv->next_k,
+    };
+    e->ahead_v = (struct rows_ahead){
+        whole_rows(AHEAD, kv->v_row_bytes), kv->v + (size_t)end * kv->v_row_bytes, kv->next_v,
+    };
 }
 
 /* Up to FEW rows attend to the entries; `first` is the index of the first. */
@@ -74,6 +84,13 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
     PV(kv->type_v, R, e, shrink, acc);
 }
 
+/* The first values of a range come while its first keys are read. */
+static void prefetch_values(const struct kv_view *kv, int begin, int end) {
+    const uint8_t *first = kv->v + (size_t)begin * kv->v_row_bytes;
+    size_t bytes = end > begin ? (size_t)(end - begin) * kv->v_row_bytes : 0;
+    for (size_t line = 0; line < bytes && line < AHEAD; line += 64) __builtin_prefetch(first + line);
+}
+
 static void simd_range(const struct kv_view *kv, int begin, int end, const struct attend_row *rows, int m) {
     if (kv->d % LANES) {
         attend_c.range(kv, begin, end, rows, m);
@@ -81,8 +98,9 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
     }
     struct entries e;
     e.ready = NULL;
+    prefetch_values(kv, begin, end);
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+        point_at_range(&e, kv, i, end);
         for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
     }
 }
@@ -90,7 +108,9 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
 /* Asks for the rows of up to ATTEND_BLOCK listed entries, which may lie anywhere in memory. */
 static void prefetch_list(const uint8_t *rows, size_t row_bytes, const int *index, int n) {
     if (n > ATTEND_BLOCK) n = ATTEND_BLOCK;
-    for (int i = 0; i < n; i++) prefetch_row(rows + (size_t)index[i] * row_bytes, 0, row_bytes);
+    for (int i = 0; i < n; i++)
+        for (size_t line = 0; line < row_bytes; line += 64)
+            __builtin_prefetch(rows + (size_t)index[i] * row_bytes + line);
 }
 
 static void simd_list(const struct kv_view *kv, const int *index, const float *scores, int n, float *state) {
@@ -133,9 +153,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     struct entries e;
     e.ready = NULL;
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at(&e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-        /* What follows a few keys is likely not wanted. */
-        if ((size_t)(end - begin) * kv->k_row_bytes < AHEAD) e.ahead_k = 0;
+        point_at_range(&e, kv, i, end);
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
     }
 }

@@ -73,10 +73,16 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 #define ROWS_FURTHER 3     /* times as far ahead, into the second-level cache */
 #define QUERIES_BYTES 3072 /* of that many rows in any form */
 
+/* What to prefetch: the row so many bytes on, or 0 for none; from `end` on it is `next`, or NULL. */
+struct rows_ahead {
+    size_t bytes;
+    const uint8_t *end, *next;
+};
+
 /* What one pass over up to ATTEND_BLOCK entries works on. */
 struct entries {
     int n, d;
-    size_t ahead_k, ahead_v;                 /* bytes from an entry to the one to prefetch */
+    struct rows_ahead ahead_k, ahead_v;
     /* Stored rows, the last repeated up to a multiple of 16. */
     const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK];
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
@@ -86,13 +92,22 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
-/* Brings a row that is `ahead` bytes on into the first-level cache. That waits for few lines at a time;
- * where rows are whole lines, the second-level cache, which waits for more, gets them earlier. (q8_0 has its
- * hands full: there that costs more than it brings.) */
-INLINE void prefetch_row(const uint8_t *row, size_t ahead, size_t bytes) {
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + ahead + line);
-    if (!ahead || bytes % 64) return;
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(row + ROWS_FURTHER * ahead + line, 0, 2);
+INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
+    const uint8_t *p = row + bytes;
+    if (p < ahead.end) return p;
+    return ahead.next ? ahead.next + (p - ahead.end) : NULL;
+}
+
+/* Brings a row that is read later into the first-level cache. That waits for few lines at a time; where rows are
+ * whole lines, the second-level cache, which waits for more, gets them earlier. (q8_0 has its hands full: there that
+ * costs more than it brings.) */
+INLINE void prefetch_row(const uint8_t *row, struct rows_ahead ahead, size_t bytes) {
+    if (!ahead.bytes) return;
+    const uint8_t *near = row_ahead(row, ahead.bytes, ahead);
+    for (size_t line = 0; near && line < bytes; line += 64) __builtin_prefetch(near + line);
+    if (bytes % 64) return;
+    const uint8_t *far = row_ahead(row, ROWS_FURTHER * ahead.bytes, ahead);
+    for (size_t line = 0; far && line < bytes; line += 64) __builtin_prefetch(far + line, 0, 2);
 }
 
 /* Scores of R rows against all entries. */
