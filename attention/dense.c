@@ -16,7 +16,7 @@
 
 #define FEW_ROWS 16         /* rows (tokens x group) up to which the decoding form is used */
 #define MAX_CHUNKS 32       /* of all KV heads; rounded up to 4 of each or a multiple, which are shared out evenly */
-#define MIN_CHUNK 128       /* entries */
+#define MIN_CHUNK 64        /* entries */
 #define TILE 48             /* query rows that a worker takes at a time */
 #define PANEL 1024          /* entries of a head that are packed at a time */
 #define PANEL_BYTES (8 << 20) /* fewer where the panels of all heads would take more than this */
@@ -119,9 +119,10 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, const
                      struct worker *w) {
     const struct attn_shape *s = layer->shape;
     int G = s->n_head_kv, m = b->n * p->group, n = most_entries(layer) + b->n;
-    int most_chunks = chunks_of_head(s), chunk = (n + most_chunks - 1) / most_chunks;
-    chunk = chunk < MIN_CHUNK ? MIN_CHUNK : (chunk + ATTEND_BLOCK - 1) / ATTEND_BLOCK * ATTEND_BLOCK;
-    int n_chunks = (n + chunk - 1) / chunk;
+    int n_chunks = (n + MIN_CHUNK - 1) / MIN_CHUNK, most_chunks = chunks_of_head(s);
+    if (n_chunks > most_chunks) n_chunks = most_chunks;
+    int chunk = ((n + n_chunks - 1) / n_chunks + 15) / 16 * 16; /* of keys that are read 16 at a time */
+    n_chunks = (n + chunk - 1) / chunk;
     float *states = layer->scratch; /* [G, n_chunks, m, state] */
 
     int first_item, last_item;

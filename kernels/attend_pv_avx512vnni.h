@@ -48,8 +48,7 @@ INLINE void pv_pair(int R, int d, const struct entries *e, const float *shrink, 
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
     for (int i = 0; i < padded; i += 2) {
-        UNROLL for (int j = 0; j < 2 && c == 0; j++)
-            prefetch_row(e->v[i + j], e->ahead_v, kv_row_bytes(KV_Q8_0, d));
+        if (c == 0 && i % 8 == 0) prefetch_rows(e->v[i], e->ahead_v, 8 * kv_row_bytes(KV_Q8_0, d));
         UNROLL for (int b = 0; b < 2; b++) {
             __m512i v[2];
             int codes = c + b * KV_BLOCK;

@@ -102,7 +102,7 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct qu
     copy_scales(e->k, (e->n + LANES - 1) / LANES * LANES, kv_scale_at(type, e->d, c / KV_BLOCK), scales);
     for (int i = 0; i < e->n; i += LANES) {
         ints sums[FEW][4];
-        for (int j = 0; j < LANES; j++) prefetch_row(e->k[i + j] + at, e->ahead_k, kv_row_bytes(type, 2 * KV_BLOCK));
+        if (c == 0) prefetch_rows(e->k[i], e->ahead_k, LANES * kv_row_bytes(type, e->d));
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + at);

@@ -70,7 +70,6 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 /* ---- few rows: lanes are channels ----------------------------------------------- */
 
 #define FEW 4              /* rows that share one reading of the entries */
-#define ROWS_FURTHER 3     /* times as far ahead, into the second-level cache */
 #define QUERIES_BYTES 3072 /* of that many rows in any form */
 
 /* What to prefetch: the row so many bytes on, or 0 for none; from `end` on it is `next`, or NULL. */
@@ -92,22 +91,15 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
-INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
-    const uint8_t *p = row + bytes;
-    if (p < ahead.end) return p;
-    return ahead.next ? ahead.next + (p - ahead.end) : NULL;
-}
-
-/* Brings a row that is read later into the first-level cache. That waits for few lines at a time; where rows are
- * whole lines, the second-level cache, which waits for more, gets them earlier. (q8_0 has its hands full: there that
- * costs more than it brings.) */
-INLINE void prefetch_row(const uint8_t *row, struct rows_ahead ahead, size_t bytes) {
+/* Brings what is read some time after these `bytes` bytes of rows into the first-level cache. */
+INLINE void prefetch_rows(const uint8_t *rows, struct rows_ahead ahead, size_t bytes) {
     if (!ahead.bytes) return;
-    const uint8_t *near = row_ahead(row, ahead.bytes, ahead);
-    for (size_t line = 0; near && line < bytes; line += 64) __builtin_prefetch(near + line);
-    if (bytes % 64) return;
-    const uint8_t *far = row_ahead(row, ROWS_FURTHER * ahead.bytes, ahead);
-    for (size_t line = 0; far && line < bytes; line += 64) __builtin_prefetch(far + line, 0, 2);
+    const uint8_t *p = rows + ahead.bytes;
+    if (p >= ahead.end) {
+        if (!ahead.next) return;
+        p = ahead.next + (p - ahead.end);
+    }
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line);
 }
 
 /* Scores of R rows against all entries. */
@@ -116,7 +108,7 @@ INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const
         vec sum[FEW][4];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        UNROLL for (int j = 0; j < 4; j++) prefetch_row(e->k[i + j], e->ahead_k, kv_row_bytes(type, d));
+        prefetch_rows(e->k[i], e->ahead_k, 4 * kv_row_bytes(type, d));
         for (int c = 0; c < d; c += LANES) {
             vec k[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, d, e->k[i + j], c);
@@ -139,7 +131,7 @@ INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct ent
             sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
-        if (c == 0) prefetch_row(e->v[i], e->ahead_v, kv_row_bytes(type, d));
+        if (c == 0) prefetch_rows(e->v[i], e->ahead_v, kv_row_bytes(type, d));
         UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
         UNROLL for (int r = 0; r < R; r++) {
             vec w = v_set(p[r][i]);
