@@ -3,8 +3,9 @@
 Writes results/NAME.md (a table with the machine's name) and results/NAME.png (speed against depth). Every
 figure is the best of --repeat runs, each in a process of its own, the engines taking turns, so that a busy
 moment of the machine hits all alike; the median is given where it differs by more than 5%. An engine that
-crashes gets the signal's name instead of a figure. The last column is the share of what the machine can do at
-most, measured by limits.c: of its memory bandwidth while decoding, of its 8-bit arithmetic in prompts.
+crashes gets the signal's name instead of a figure. The last column is the largest share of what the machine could
+do at most when it was reached, measured by limits.c before and after each run, as where other machines use the same
+memory that changes within minutes: of its bandwidth while decoding, of its 8-bit arithmetic in prompts.
 """
 
 import argparse
@@ -70,6 +71,14 @@ def measure_limits(threads, prefix):
     return dict(zip(header.split(","), map(float, row.split(","))))
 
 
+def forget(model):
+    """Has the model read from disk by the first engine, which is attn.c: in huge pages, if the system has them for
+    files. All engines map those; a file that was just written lies in small ones."""
+    with open(model, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def text_ids(model, n):
     """n token ids of our own text, over and over."""
     ids = call([RUN, model, "-f", TEXT, "--tokenize"]).split()
@@ -116,11 +125,12 @@ class Results:
     def add(self, key, result):
         self.runs.setdefault(key, []).append(result)
 
+    def good_runs(self, engine, job, depth, kv_type):
+        return [r for r in self.runs.get((engine, job, depth, kv_type), []) if not isinstance(r, Failed)]
+
     def values(self, engine, job, depth, kv_type, what=None):
         what = what or {"prompt": "prompt_tps", "depth": "gen_tps", "first": "seconds"}[job]
-        return [
-            r[what] for r in self.runs.get((engine, job, depth, kv_type), []) if not isinstance(r, Failed)
-        ]
+        return [r[what] for r in self.good_runs(engine, job, depth, kv_type)]
 
     def best(self, engine, job, depth, kv_type, what=None):
         values = self.values(engine, job, depth, kv_type, what)
@@ -154,9 +164,12 @@ def run_all(rows, engines, model, args, ids):
                 if engine == "llama" and depth > args.llama_to:
                     continue
                 try:
+                    before = measure_limits(args.threads, args.prefix) if engine == "ours" else {}
                     result = measure(
                         engine, job, depth, kv_type, model, args.threads, ids, args.prefix, options
                     )
+                    after = measure_limits(args.threads, args.prefix) if engine == "ours" else {}
+                    result.update({what: max(before[what], after[what]) for what in before})
                 except Failed as failure:
                     result = failure
                 print(f"{turn + 1}/{args.repeat} {job} {depth} {kv_type} {engine}: {result}", file=sys.stderr)
@@ -164,17 +177,24 @@ def run_all(rows, engines, model, args, ids):
     return results
 
 
-def share(results, job, depth, kv_type, work, limits):
+def share(results, job, depth, kv_type, work):
     """Our share of the machine's limits, as a cell."""
-    ours = results.best("ours", job, depth, kv_type)
-    if not ours or job == "first":
+    runs = results.good_runs("ours", job, depth, kv_type)
+    if not runs or job == "first":
         return ""
     if job == "depth":
-        return f"{work.decode_share(ours, depth, kv_type, limits):.0%} of memory"
-    return f"{work.prompt_share(ours, depth, limits):.0%} of 8-bit"
+        return f"{max(work.decode_share(r['gen_tps'], depth, kv_type, r) for r in runs):.0%} of memory"
+    return f"{max(work.prompt_share(r['prompt_tps'], depth, r) for r in runs):.0%} of 8-bit"
 
 
-def table(results, rows, engines, work, limits):
+def limits(results):
+    """The least and the most that the machine could do while it was measured, in words."""
+    runs = [r for key in results.runs if key[0] == "ours" for r in results.good_runs(*key)]
+    gbs, gops = ([r[what] for r in runs] for what in ("read_gbs", "int8_gops"))
+    return f"{min(gbs):.0f} to {max(gbs):.0f} GB/s from memory, {max(gops):.0f} GOPS in 8 bits"
+
+
+def table(results, rows, engines, work):
     ratios = [f"times {NAMES[e]}" for e in engines if e != "ours"]
     head = ["", *(NAMES[e] for e in engines), *ratios, "share of the limit"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -187,7 +207,7 @@ def table(results, rows, engines, work, limits):
                 continue
             ratio = (theirs / ours if job == "first" else ours / theirs) if ours and theirs else None
             cells.append(f"{ratio:.2f}" if ratio else "")
-        cells.append(share(results, job, depth, kv_type, work, limits))
+        cells.append(share(results, job, depth, kv_type, work))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -243,10 +263,8 @@ def main():
         if not args.rows or args.rows in n
     }
     depth = max([r[1] for r in rows.values()] + args.curve)
-    before = measure_limits(args.threads, args.prefix)
+    forget(args.model)
     results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
-    after = measure_limits(args.threads, args.prefix)
-    limits = {what: max(before[what], after[what]) for what in before}  # where cores share a cache may change
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem
@@ -254,9 +272,9 @@ def main():
     title = f"{args.model.name}{how}, {args.threads} threads, {machine()}"
     heading = (
         f"{title}; tokens/s, best of {args.repeat} (median where it differs). "
-        f"Limits: {limits['read_gbs']:.1f} GB/s from memory, {limits['int8_gops']:.0f} GOPS in 8 bits."
+        f"Limits: {limits(results)}."
     )
-    text = f"{heading}\n\n{table(results, rows, engines, Work.of(args.model), limits)}\n"
+    text = f"{heading}\n\n{table(results, rows, engines, Work.of(args.model))}\n"
     (out / f"{name}.md").write_text(text)
     if args.curve:
         plot(results, engines, args.curve, out / f"{name}.png", title)
