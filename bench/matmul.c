@@ -92,7 +92,7 @@ static void measure(struct team *team, const struct kernels *k, enum tensor_type
     struct job job = {.k = k, .repeats = 1};
     job.acts = (struct acts){s->n, s->cols, x, allocate(acts_bytes(k, s->n, s->cols)), false};
     float *y = allocate((size_t)s->n * (size_t)w.rows * sizeof *y);
-    job.product = (struct product){&w, y, (size_t)w.rows, false};
+    job.product = (struct product){.w = &w, .y = y, .y_stride = (size_t)w.rows};
     job.scratch = allocate((size_t)team_size(team) * matmul_scratch_bytes(s->n, s->cols));
     double best = 1e9, until = seconds() + 0.5;
     if (s->rows && s->n == 1) job.repeats = 50;

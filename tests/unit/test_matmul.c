@@ -220,11 +220,11 @@ static void check_coarse(const struct kernels *k, enum tensor_type type, int n) 
     free(data), free(x), free(a), free(b);
 }
 
-static const uint8_t bytes[720000];
+static const uint8_t weight_bytes[720000];
 static const struct weight weights[] = {
-    {.rows = 101, .row_bytes = 10, .data = bytes},
-    {.rows = 7, .row_bytes = 1000, .data = bytes},
-    {.rows = 240, .row_bytes = 3000, .data = bytes},
+    {.rows = 101, .row_bytes = 10, .data = weight_bytes},
+    {.rows = 7, .row_bytes = 1000, .data = weight_bytes},
+    {.rows = 240, .row_bytes = 3000, .data = weight_bytes},
 };
 
 /* A worker expects the rows of its share, as far as they are those of one weight. */
