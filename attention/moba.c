@@ -258,7 +258,7 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struc
     for (int head; (head = team_next(w)) < s->n_head;) {
         int g = head / group_size(layer);
         const struct blocks *blocks = &moba->blocks[g];
-        struct kv_view kv = kv_view(&layer->cache, g);
+        const struct kv_view kv = kv_view(&layer->cache, g);
         for (int i = 0; i < b->n; i++) {
             struct attend_row row = {
                 .q = query(layer, b, i, head), .state = t.states + (size_t)head * ATTEND_STATE(s->head_dim),
@@ -271,8 +271,9 @@ static void few_rows(struct attn_layer *layer, const struct attn_batch *b, struc
             for (int j = 0; j < n; j++) {
                 int begin = blocks->start[t.chosen[j]], end = blocks->start[t.chosen[j] + 1];
                 if (end > row.limit) end = row.limit;
-                if (j + 1 < n) kv_read_then(&kv, &kv, blocks->start[t.chosen[j + 1]]);
-                s->attend->range(&kv, begin, end, &row, 1);
+                struct kv_view block = kv;
+                if (j + 1 < n) kv_read_then(&block, &kv, blocks->start[t.chosen[j + 1]]);
+                s->attend->range(&block, begin, end, &row, 1);
                 if (!b->prefill) moba->attended[head] += end - begin;
             }
             finish_row(layer, b, g, &row, &t);

@@ -65,8 +65,7 @@ def call(command, **options):
 
 
 def measure_limits(threads, prefix):
-    """{"read_gbs": ..., "int8_gops": ...} of this machine."""
-    call(["make", "-s", f"BUILD={LIMITS.parent}", LIMITS], cwd=ROOT)
+    """{"read_gbs": ..., "int8_gops": ...} of this machine just now."""
     header, row = call([*prefix, LIMITS, "-t", threads]).splitlines()
     return dict(zip(header.split(","), map(float, row.split(","))))
 
@@ -108,7 +107,10 @@ def measure_ours(job, depth, kv_type, model, threads, ids, prefix, options):
 def measure(engine, job, depth, kv_type, model, threads, ids, prefix=(), options=()):
     """`options` (--no-mmap) are known to run and to peer.py."""
     if engine == "ours":
-        return measure_ours(job, depth, kv_type, model, threads, ids, prefix, options)
+        before = measure_limits(threads, prefix)
+        result = measure_ours(job, depth, kv_type, model, threads, ids, prefix, options)
+        after = measure_limits(threads, prefix)
+        return {**result, **{what: max(before[what], after[what]) for what in ("read_gbs", "int8_gops")}}
     if engine == "pytorch":
         script = [*prefix, sys.executable, HERE / "pytorch_prompt.py", model, depth, threads]
         return json.loads(call(script, input=" ".join(ids)))
@@ -164,12 +166,9 @@ def run_all(rows, engines, model, args, ids):
                 if engine == "llama" and depth > args.llama_to:
                     continue
                 try:
-                    before = measure_limits(args.threads, args.prefix) if engine == "ours" else {}
                     result = measure(
                         engine, job, depth, kv_type, model, args.threads, ids, args.prefix, options
                     )
-                    after = measure_limits(args.threads, args.prefix) if engine == "ours" else {}
-                    result.update({what: max(before[what], after[what]) for what in before})
                 except Failed as failure:
                     result = failure
                 print(f"{turn + 1}/{args.repeat} {job} {depth} {kv_type} {engine}: {result}", file=sys.stderr)
@@ -188,8 +187,10 @@ def share(results, job, depth, kv_type, work):
 
 
 def limits(results):
-    """The least and the most that the machine could do while it was measured, in words."""
+    """The least and the most that the machine could do while we were measured, in words."""
     runs = [r for key in results.runs if key[0] == "ours" for r in results.good_runs(*key)]
+    if not runs:
+        return "not measured"
     gbs, gops = ([r[what] for r in runs] for what in ("read_gbs", "int8_gops"))
     return f"{min(gbs):.0f} to {max(gbs):.0f} GB/s from memory, {max(gops):.0f} GOPS in 8 bits"
 
@@ -263,6 +264,7 @@ def main():
         if not args.rows or args.rows in n
     }
     depth = max([r[1] for r in rows.values()] + args.curve)
+    call(["make", "-s", f"BUILD={LIMITS.parent}", LIMITS], cwd=ROOT)
     forget(args.model)
     results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
     out = HERE / "results"

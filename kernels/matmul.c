@@ -72,10 +72,10 @@ static struct weight weight_rows(const struct weight *w, int begin, int end) {
     return part;
 }
 
-#define FEW_CHUNK 32    /* weight rows that stay in the cache while a few activation rows pass */
+#define FEW_CHUNK 32       /* weight rows that stay in the cache while a few activation rows pass */
 #define MEASURED (1 << 20) /* bytes of weights for each worker from which on the workers' speeds are measured */
-#define SOON (64 << 10)  /* bytes of what is read soon that the second-level cache has room for beside all else */
-#define GATED_CHUNK 512 /* weight rows whose results wait for those of the gate */
+#define SOON (64 << 10)    /* bytes of what is read soon that the second-level cache has room for beside all else */
+#define GATED_CHUNK 512    /* weight rows whose results wait for those of the gate */
 
 static const struct weight *read_first(const struct product *o) { return o->gate ? o->gate : o->w; }
 
