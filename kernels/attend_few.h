@@ -53,18 +53,28 @@ static void point_at(struct entries *e, const struct kv_view *kv, const int *ind
         e->k[i] = kv->k + entry * kv->k_row_bytes;
         e->v[i] = kv->v + entry * kv->v_row_bytes;
     }
-    e->ahead_k = e->ahead_v = (struct rows_ahead){0};
 }
 
-/* Entries [i, end) but ATTEND_BLOCK at most, with what to prefetch meanwhile. */
+/* Entries [i, end) but ATTEND_BLOCK at most. */
 static void point_at_range(struct entries *e, const struct kv_view *kv, int i, int end) {
     point_at(e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
+}
+
+/* For reading entries up to `end` in order: no queries yet, and what to prefetch meanwhile. */
+static void begin_range(struct entries *e, const struct kv_view *kv, int end) {
+    e->ready = NULL;
     e->ahead_k = (struct rows_ahead){
         whole_rows(AHEAD, kv->k_row_bytes), kv->k + (size_t)end * kv->k_row_bytes, kv->next_k,
     };
     e->ahead_v = (struct rows_ahead){
         whole_rows(AHEAD, kv->v_row_bytes), kv->v + (size_t)end * kv->v_row_bytes, kv->next_v,
     };
+}
+
+/* For reading entries here and there. */
+static void begin_list(struct entries *e) {
+    e->ready = NULL;
+    e->ahead_k = e->ahead_v = (struct rows_ahead){0};
 }
 
 /* Up to FEW rows attend to the entries; `first` is the index of the first. */
@@ -97,7 +107,7 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
         return;
     }
     struct entries e;
-    e.ready = NULL;
+    begin_range(&e, kv, end);
     prefetch_values(kv, begin, end);
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at_range(&e, kv, i, end);
@@ -120,6 +130,7 @@ static void simd_list(const struct kv_view *kv, const int *index, const float *s
     }
     struct entries e;
     float *acc = state + ATTEND_ACC;
+    begin_list(&e);
     prefetch_list(kv->v, kv->v_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
         int count = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK;
@@ -151,7 +162,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
         return;
     }
     struct entries e;
-    e.ready = NULL;
+    begin_range(&e, kv, end);
     for (int i = begin; i < end; i += ATTEND_BLOCK) {
         point_at_range(&e, kv, i, end);
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
@@ -165,7 +176,7 @@ static void simd_score_list(const struct kv_view *kv, const int *index, int n, c
         return;
     }
     struct entries e;
-    e.ready = NULL;
+    begin_list(&e);
     prefetch_list(kv->k, kv->k_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
         prefetch_list(kv->k, kv->k_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);

@@ -9,22 +9,44 @@
 
 INLINE ints dot2(ints sum, __m512i a, __m512i b) { return (ints)_mm512_dpwssd_epi32((__m512i)sum, a, b); }
 
-/* Weights p times the values' scales, of block b of a pair, as integers of 16 bits, those of two entries to a
- * lane; one[r] is what a 1 is worth. n is a multiple of 16. */
-INLINE void weigh(int R, const struct entries *e, vec (*scale)[2], int b, int n, int32_t (*out)[ATTEND_BLOCK / 2],
-                  float *one) {
-    vec most = v_zero();
-    for (int i = 0; i < n / LANES; i++) most = v_max(most, _mm512_abs_ps(scale[i][b]));
-    float largest = v_max_lane(most);
-    for (int r = 0; r < R; r++) {
-        one[r] = largest * e->largest[r] / W_ONE;
-        vec inverse = v_set(one[r] > 0 ? 1 / one[r] : 0);
-        for (int i = 0; i < n / LANES; i++) {
-            vec w = v_mul(v_mul(scale[i][b], inverse), v_load(e->p[r] + i * LANES));
-            __m256i w16 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w));
-            _mm256_storeu_si256((__m256i *)(out[r] + i * LANES / 2), w16);
-        }
+/* The weights of up to ATTEND_BLOCK entries for two blocks of channels, those of two entries to a lane, and what a 1
+ * is worth. */
+struct weights {
+    _Alignas(64) int32_t w[2][FEW][ATTEND_BLOCK / 2];
+    float one[2][FEW];
+};
+
+/* The largest of all first scales of pairs, and that of all second ones. None is below 0, so that f16 compare like
+ * integers. */
+INLINE __m128 largest_scales(const __m512i pairs[ATTEND_BLOCK / LANES]) {
+    __m512i x = _mm512_max_epi16(_mm512_max_epi16(pairs[0], pairs[1]), _mm512_max_epi16(pairs[2], pairs[3]));
+    __m256i y = _mm256_max_epi16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    __m128i z = _mm_max_epi16(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    z = _mm_max_epi16(z, _mm_shuffle_epi32(z, 0x4e));
+    return _mm_cvtph_ps(_mm_max_epi16(z, _mm_shuffle_epi32(z, 0xb1)));
+}
+
+/* e->p times the values' scales, which lie `at` bytes into a row. n is a multiple of 16. */
+INLINE void weigh(int R, int n, const struct entries *e, size_t at, struct weights *out) {
+    __m512i pairs[ATTEND_BLOCK / LANES];
+    vec scale[ATTEND_BLOCK / LANES][2];
+    float largest[4];
+    for (int i = 0; i < ATTEND_BLOCK / LANES; i++) {
+        pairs[i] = i * LANES < n ? load_scales(&e->v[i * LANES], at) : _mm512_setzero_si512();
+        split_scales(pairs[i], scale[i]);
     }
+    _mm_storeu_ps(largest, largest_scales(pairs));
+    for (int r = 0; r < R; r++)
+        for (int b = 0; b < 2; b++) {
+            float one = largest[b] * e->largest[r] * (1 / W_ONE);
+            vec inverse = v_set(one > 0 ? 1 / one : 0);
+            for (int i = 0; i < n / LANES; i++) {
+                vec w = v_mul(v_mul(scale[i][b], inverse), v_load(e->p[r] + i * LANES));
+                __m256i w16 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w));
+                _mm256_store_si256((__m256i *)(out->w[b][r] + i * LANES / 2), w16);
+            }
+            out->one[b][r] = one;
+        }
 }
 
 /* 32 channels of two values, in pairs of the one and the other: channels 0..7 and 16..23, then the rest. */
@@ -34,28 +56,28 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m512i out[2]) {
     out[1] = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
 }
 
+#define STEP 8 /* entries, for prefetching whole lines */
+
 /* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for the two blocks of channels from c on. */
-INLINE void pv_pair(int R, int d, const struct entries *e, const float *shrink, float *const *acc, int c) {
-    _Alignas(64) int32_t w[2][FEW][ATTEND_BLOCK / 2];
-    _Alignas(64) uint32_t pairs[ATTEND_BLOCK];
-    vec scale[ATTEND_BLOCK / LANES][2];
-    float one[2][FEW];
-    int padded = (e->n + LANES - 1) / LANES * LANES;
-    copy_scales(e->v, padded, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), pairs);
-    for (int i = 0; i < padded / LANES; i++) load_scales(pairs + i * LANES, scale[i]);
-    for (int b = 0; b < 2; b++) weigh(R, e, scale, b, padded, w[b], one[b]);
+INLINE void pv_pair(int R, int d, int n, const struct entries *e, const float *shrink, float *const *acc, int c) {
+    const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
+    struct weights w;
+    weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
     ints sum[FEW][4];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
-    for (int i = 0; i < padded; i += 2) {
-        if (c == 0 && i % 8 == 0) prefetch_rows(e->v[i], e->ahead_v, 8 * kv_row_bytes(KV_Q8_0, d));
-        UNROLL for (int b = 0; b < 2; b++) {
-            __m512i v[2];
-            int codes = c + b * KV_BLOCK;
-            load_two(e->v[i] + codes, e->v[i + 1] + codes, v);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m512i both = _mm512_set1_epi32(w[b][r][i / 2]);
-                UNROLL for (int j = 0; j < 2; j++) sum[r][2 * b + j] = dot2(sum[r][2 * b + j], v[j], both);
+    for (int i = 0; i < n; i += STEP) {
+        const uint8_t *ahead = c == 0 ? row_ahead(e->v[i], e->ahead_v) : NULL;
+        UNROLL for (int two = 0; two < STEP; two += 2) {
+            prefetch_part(ahead, (size_t)two * row_bytes, (size_t)(two + 2) * row_bytes);
+            UNROLL for (int b = 0; b < 2; b++) {
+                __m512i v[2];
+                int codes = c + b * KV_BLOCK;
+                load_two(e->v[i + two] + codes, e->v[i + two + 1] + codes, v);
+                UNROLL for (int r = 0; r < R; r++) {
+                    __m512i both = _mm512_set1_epi32(w.w[b][r][(i + two) / 2]);
+                    UNROLL for (int j = 0; j < 2; j++) sum[r][2 * b + j] = dot2(sum[r][2 * b + j], v[j], both);
+                }
             }
         }
     }
@@ -65,14 +87,17 @@ INLINE void pv_pair(int R, int d, const struct entries *e, const float *shrink, 
             __m512i half = _mm512_shuffle_i64x2(low, high, 0x44);
             if (j % 2) half = _mm512_shuffle_i64x2(low, high, 0xee);
             float *to = acc[r] + c + j * LANES;
-            vec y = v_mul(_mm512_cvtepi32_ps(half), v_set(one[j / 2][r]));
+            vec y = v_mul(_mm512_cvtepi32_ps(half), v_set(w.one[j / 2][r]));
             v_store(to, v_fma(v_load(to), v_set(shrink[r]), y));
         }
 }
 
 INLINE void pv_pairs(enum kv_type type, int R, int d, struct entries *e, const float *shrink, float *const *acc) {
     (void)type;
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) pv_pair(R, d, e, shrink, acc, c);
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) {
+        if (e->n == ATTEND_BLOCK) pv_pair(R, d, ATTEND_BLOCK, e, shrink, acc, c);
+        else pv_pair(R, d, whole_vectors(e->n), e, shrink, acc, c);
+    }
 }
 
 /* Types other than q8_0, and where blocks don't come in pairs, in float32. */

@@ -8,20 +8,32 @@
  * would live in memory with gcc 12. */
 typedef int ints __attribute__((vector_size(64)));
 
+/* Entries are read up to a whole vector's. */
+INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
+
 INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }
 
-/* Of 16 or more stored rows, the two f16 scales that lie side by side `at` bytes into each, copied to a list (which
- * is faster than gathering them, on some CPUs by far) and from there as floats. */
-INLINE void copy_scales(const uint8_t *const *rows, int n, size_t at, uint32_t *pairs) {
-    UNROLL for (int i = 0; i < n; i++) memcpy(&pairs[i], rows[i] + at, sizeof *pairs);
+/* The two f16 scales that lie side by side `at` bytes into each of 16 stored rows, as pairs. Masked broadcasts are
+ * faster than gathering, on some CPUs by far, and than a list of copies, which vectors can't be read from until the
+ * last copy has reached the cache. */
+INLINE __m256i load_eight(const uint8_t *const *rows, size_t at) {
+    int32_t x[8];
+    UNROLL for (int i = 0; i < 8; i++) memcpy(&x[i], rows[i] + at, sizeof x[i]);
+    __m256i pairs = _mm256_set1_epi32(x[0]);
+    UNROLL for (int i = 1; i < 8; i++) pairs = _mm256_mask_set1_epi32(pairs, (__mmask8)(1 << i), x[i]);
+    return pairs;
 }
 
-INLINE void load_scales(const uint32_t *pairs, vec scale[2]) {
-    __m512i x = _mm512_loadu_si512(pairs);
-    scale[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x));
-    scale[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(x, 16)));
+INLINE __m512i load_scales(const uint8_t *const *rows, size_t at) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load_eight(rows, at)), load_eight(rows + 8, at), 1);
+}
+
+/* Those as floats. */
+INLINE void split_scales(__m512i pairs, vec scale[2]) {
+    scale[0] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+    scale[1] = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
 }
 
 /* n vectors as scale * integers of at most 127 in magnitude; returns the scale. */
@@ -43,15 +55,17 @@ INLINE __m512i load_pair(enum kv_type type, const uint8_t *codes) {
     return _mm512_and_si512(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1), _mm512_set1_epi8(15));
 }
 
-/* In each quarter, the sums over that quarter of a, b, c and d. */
-INLINE ints sum_quarters(const ints x[4]) {
-    __m512i a = (__m512i)x[0], b = (__m512i)x[1], c = (__m512i)x[2], d = (__m512i)x[3];
-    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-    return (ints)_mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+/* Lane j of each quarter of four rows becomes out[j]'s quarter, row by row. */
+INLINE void transpose_quarters(const __m512i x[4], __m512i out[4]) {
+    __m512i a = _mm512_unpacklo_epi32(x[0], x[1]), b = _mm512_unpackhi_epi32(x[0], x[1]);
+    __m512i c = _mm512_unpacklo_epi32(x[2], x[3]), d = _mm512_unpackhi_epi32(x[2], x[3]);
+    out[0] = _mm512_unpacklo_epi64(a, c);
+    out[1] = _mm512_unpackhi_epi64(a, c);
+    out[2] = _mm512_unpacklo_epi64(b, d);
+    out[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* From four of those, the sums of 16 keys over the first and the second half of the lanes. */
+/* From the sums over quarters of four keys each, those of all 16 over the first and the second half. */
 INLINE void sum_halves(const ints x[4], __m512i half[2]) {
     __m512i y[2];
     UNROLL for (int j = 0; j < 2; j++) {
@@ -62,9 +76,10 @@ INLINE void sum_halves(const ints x[4], __m512i half[2]) {
     half[1] = _mm512_shuffle_i32x4(y[0], y[1], 0xdd);
 }
 
-/* A pair of blocks of the queries: values, what makes up for the keys' excess, scales. */
+/* A pair of blocks of the queries: values, as q[j] lane j of each quarter in that quarter's every lane; what makes
+ * up for the keys' excess; scales. */
 struct query_pair {
-    __m512i q;
+    __m512i q[4];
     ints offset;
     float scale[2];
 };
@@ -78,8 +93,14 @@ INLINE struct query_pair quantize_pair(const float *q, int excess) {
     p.scale[1] = quantize(y + 2, 2, x + 2);
     _Alignas(64) int8_t bytes[2 * KV_BLOCK];
     for (int i = 0; i < 4; i++) _mm_store_si128((__m128i *)bytes + i, _mm512_cvtepi32_epi8(x[i]));
-    p.q = _mm512_load_si512(bytes);
-    p.offset = -dot4((ints){0}, _mm512_set1_epi8((char)excess), p.q);
+    __m512i all = _mm512_load_si512(bytes);
+    p.q[0] = _mm512_shuffle_epi32(all, 0x00);
+    p.q[1] = _mm512_shuffle_epi32(all, 0x55);
+    p.q[2] = _mm512_shuffle_epi32(all, 0xaa);
+    p.q[3] = _mm512_shuffle_epi32(all, 0xff);
+    ints sum = {0};
+    UNROLL for (int j = 0; j < 4; j++) sum = dot4(sum, _mm512_set1_epi8((char)excess), p.q[j]);
+    p.offset = -sum;
     return p;
 }
 
@@ -95,25 +116,24 @@ INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, con
     return pairs;
 }
 
-/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
-INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct query_pair *pair, int c) {
-    size_t at = (size_t)(c / KV_BLOCK) * kv_code_bytes(type);
-    _Alignas(64) uint32_t scales[ATTEND_BLOCK];
-    copy_scales(e->k, (e->n + LANES - 1) / LANES * LANES, kv_scale_at(type, e->d, c / KV_BLOCK), scales);
-    for (int i = 0; i < e->n; i += LANES) {
+/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). n is a multiple of 16. */
+INLINE void qk_pair(enum kv_type type, int R, int d, int n, struct entries *e, const struct query_pair *pair,
+                    int c) {
+    size_t codes = (size_t)(c / KV_BLOCK) * kv_code_bytes(type), four_rows = 4 * kv_row_bytes(type, d);
+    for (int i = 0; i < n; i += LANES) {
         ints sums[FEW][4];
-        if (c == 0) prefetch_rows(e->k[i], e->ahead_k, LANES * kv_row_bytes(type, e->d));
+        const uint8_t *ahead = c == 0 ? row_ahead(e->k[i], e->ahead_k) : NULL;
         UNROLL for (int four = 0; four < 4; four++) {
-            __m512i k[4];
-            UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + at);
-            UNROLL for (int r = 0; r < R; r++) {
-                ints dots[4];
-                UNROLL for (int j = 0; j < 4; j++) dots[j] = dot4(pair[r].offset, k[j], pair[r].q);
-                sums[r][four] = sum_quarters(dots);
-            }
+            __m512i k[4], t[4];
+            UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + codes);
+            prefetch_part(ahead, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
+            transpose_quarters(k, t);
+            UNROLL for (int r = 0; r < R; r++) sums[r][four] = pair[r].offset;
+            UNROLL for (int j = 0; j < 4; j++)
+                UNROLL for (int r = 0; r < R; r++) sums[r][four] = dot4(sums[r][four], t[j], pair[r].q[j]);
         }
         vec scale[2];
-        load_scales(scales + i, scale);
+        split_scales(load_scales(&e->k[i], kv_scale_at(type, d, c / KV_BLOCK)), scale);
         UNROLL for (int r = 0; r < R; r++) {
             __m512i half[2];
             sum_halves(sums[r], half);
@@ -126,7 +146,11 @@ INLINE void qk_pair(enum kv_type type, int R, struct entries *e, const struct qu
 
 INLINE void qk_pairs(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
     const struct query_pair *pairs = ready_pairs(R, d, e, q, type == KV_Q8_0 ? 128 : 8);
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) qk_pair(type, R, e, pairs + c / (2 * KV_BLOCK) * FEW, c);
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) {
+        const struct query_pair *pair = pairs + c / (2 * KV_BLOCK) * FEW;
+        if (e->n == ATTEND_BLOCK) qk_pair(type, R, d, ATTEND_BLOCK, e, pair, c);
+        else qk_pair(type, R, d, whole_vectors(e->n), e, pair, c);
+    }
 }
 
 /* Where blocks don't come in pairs, or aren't quantised, in float32. */

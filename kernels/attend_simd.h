@@ -21,10 +21,8 @@
 #include <string.h>
 
 #include "attend_internal.h"
+#include "inline.h"
 
-/* Without it gcc unrolls too late to keep arrays of vectors in registers. */
-#define UNROLL _Pragma("GCC unroll 8")
-#define INLINE static inline __attribute__((always_inline))
 #define NEVER (-1e30f) /* score of an entry that a row may not see: finite, so that differences are, too */
 
 /* ---- stored rows ---------------------------------------------------------------- */
@@ -70,7 +68,7 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 /* ---- few rows: lanes are channels ----------------------------------------------- */
 
 #define FEW 4              /* rows that share one reading of the entries */
-#define QUERIES_BYTES 3072 /* of that many rows in any form */
+#define QUERIES_BYTES 6144 /* of that many rows in any form */
 
 /* What to prefetch: the row so many bytes on, or 0 for none; from `end` on it is `next`, or NULL. */
 struct rows_ahead {
@@ -91,15 +89,23 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
-/* Brings what is read some time after these `bytes` bytes of rows into the first-level cache. */
+/* The row that is read some time after this one, or NULL. */
+INLINE const uint8_t *row_ahead(const uint8_t *row, struct rows_ahead ahead) {
+    if (!ahead.bytes) return NULL;
+    const uint8_t *p = row + ahead.bytes;
+    if (p < ahead.end) return p;
+    return ahead.next ? ahead.next + (p - ahead.end) : NULL;
+}
+
+/* Brings the lines that begin in bytes [begin, end) from p on into the first-level cache. A few at a time: where
+ * many are asked for at once, the reads behind them wait. */
+INLINE void prefetch_part(const uint8_t *p, size_t begin, size_t end) {
+    if (!p) return;
+    for (size_t line = (begin + 63) / 64 * 64; line < end; line += 64) __builtin_prefetch(p + line);
+}
+
 INLINE void prefetch_rows(const uint8_t *rows, struct rows_ahead ahead, size_t bytes) {
-    if (!ahead.bytes) return;
-    const uint8_t *p = rows + ahead.bytes;
-    if (p >= ahead.end) {
-        if (!ahead.next) return;
-        p = ahead.next + (p - ahead.end);
-    }
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(p + line);
+    prefetch_part(row_ahead(rows, ahead), 0, bytes);
 }
 
 /* Scores of R rows against all entries. */

@@ -2,9 +2,8 @@
 #include <arm_neon.h>
 #include <string.h>
 
+#include "inline.h"
 #include "simd.h"
-
-#define INLINE static inline __attribute__((always_inline))
 
 #define TILE 4
 #define VECTORS 4 /* weight rows of a tile, by fours */

@@ -12,10 +12,9 @@
 
 #include <arm_neon.h>
 
+#include "inline.h"
 #include "plain.h"
 #include "quant_panel.h"
-
-#define INLINE static inline __attribute__((always_inline))
 
 #define TILE 4
 #define VECTORS 2 /* weight rows of a tile, by fours */

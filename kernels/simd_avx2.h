@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "inline.h"
 
 /* All ones in the first n of eight elements. */
 INLINE __m256i first_lanes(int n) {

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "inline.h"
 
 INLINE __mmask16 first_lanes(int n) { return (__mmask16)(n < 16 ? (1 << n) - 1 : 0xffff); }
 

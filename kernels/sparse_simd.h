@@ -13,9 +13,9 @@
  *     i_float(x)                      int32 to float */
 #pragma once
 
+#include "inline.h"
 #include "sparse_internal.h"
 
-#define UNROLL _Pragma("GCC unroll 8") /* early enough to keep arrays of vectors in registers */
 #define MAX_ROWS 4 /* queries that share one reading of a group */
 
 /* A query as 8-bit weights of the codes, four channels in each number. */

@@ -1,0 +1,12 @@
+/* inline.h - what keeps small arrays of vectors in registers: functions that are part of their callers, and loops
+ * that are gone before the compiler looks for arrays. */
+#pragma once
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Of a loop of at most 8 turns. clang leaves loops whose bounds aren't constant as they are. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
