@@ -195,6 +195,19 @@ def limits(results):
     return f"{min(gbs):.0f} to {max(gbs):.0f} GB/s from memory, {max(gops):.0f} GOPS in 8 bits"
 
 
+def kv_types(results, depth=16384):
+    """Our q8_0 KV against our f16 in each turn, in words. Turns may find the memory at different speeds, so that the
+    best of all can't be compared."""
+    f16, q8_0 = (results.good_runs("ours", "depth", depth, kv_type) for kv_type in ("f16", "q8_0"))
+    if not f16 or len(f16) != len(q8_0):
+        return ""
+    ratios = [
+        f"{q['gen_tps'] / f['gen_tps']:.2f} (at {f['read_gbs']:.0f} and {q['read_gbs']:.0f} GB/s)"
+        for f, q in zip(f16, q8_0)
+    ]
+    return f"Decoding at {depth} with q8_0 KV, times f16 KV, by turns: {', '.join(ratios)}."
+
+
 def table(results, rows, engines, work):
     ratios = [f"times {NAMES[e]}" for e in engines if e != "ours"]
     head = ["", *(NAMES[e] for e in engines), *ratios, "share of the limit"]
@@ -276,7 +289,8 @@ def main():
         f"{title}; tokens/s, best of {args.repeat} (median where it differs). "
         f"Limits: {limits(results)}."
     )
-    text = f"{heading}\n\n{table(results, rows, engines, Work.of(args.model))}\n"
+    parts = [heading, table(results, rows, engines, Work.of(args.model)), kv_types(results)]
+    text = "\n\n".join(part for part in parts if part) + "\n"
     (out / f"{name}.md").write_text(text)
     if args.curve:
         plot(results, engines, args.curve, out / f"{name}.png", title)
