@@ -110,13 +110,15 @@ INLINE void prefetch_rows(const uint8_t *rows, struct rows_ahead ahead, size_t b
 
 /* Scores of R rows against all entries. */
 INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
+    const size_t four_rows = 4 * kv_row_bytes(type, d);
     for (int i = 0; i < e->n; i += 4) {
         vec sum[FEW][4];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        prefetch_rows(e->k[i], e->ahead_k, 4 * kv_row_bytes(type, d));
+        const uint8_t *ahead = row_ahead(e->k[i], e->ahead_k);
         for (int c = 0; c < d; c += LANES) {
             vec k[4];
+            prefetch_part(ahead, (size_t)c * four_rows / (size_t)d, (size_t)(c + LANES) * four_rows / (size_t)d);
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, d, e->k[i + j], c);
             UNROLL for (int r = 0; r < R; r++) {
                 vec x = v_load(q[r] + c);
