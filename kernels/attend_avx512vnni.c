@@ -342,9 +342,27 @@ static void attend_rows(int d, const void *blocks, int begin, int n, const struc
     }
 }
 
+/* ---- storing -------------------------------------------------------------------------- */
+
+static void store_row(enum kv_type type, int d, const float *x, uint8_t *row) {
+    if (type != KV_Q8_0 || d % KV_BLOCK) {
+        simd_store(type, d, x, row);
+        return;
+    }
+    for (int c = 0; c < d; c += KV_BLOCK) {
+        vec y[2] = {v_load(x + c), v_load(x + c + LANES)};
+        __m512i codes[2];
+        __m128 scale = _mm_set_ss(quantize(y, 2, codes));
+        uint16_t half = (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(scale, _MM_FROUND_TO_NEAREST_INT), 0);
+        for (int i = 0; i < 2; i++)
+            _mm_storeu_si128((__m128i *)(row + c) + i, _mm512_cvtepi32_epi8(codes[i]));
+        memcpy(row + kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &half, sizeof half);
+    }
+}
+
 const struct attend_kernels attend_avx512vnni = {
     .isa = "avx512vnni",
-    .store = simd_store,
+    .store = store_row,
     .load = simd_load,
     .range = simd_range,
     .list = simd_list,
