@@ -26,6 +26,12 @@ static int checks_run, checks_failed;
         }                                                                    \
     } while (0)
 
+/* The larger of two errors, which fmax() would not be where one is a NaN. */
+static inline double worse(double a, double b) {
+    if (isnan(a) || isnan(b)) return INFINITY;
+    return a > b ? a : b;
+}
+
 /* Prints the summary line; the test's exit status. */
 static int check_done(const char *name) {
     printf("%s: %d checks, %d failed\n", name, checks_run, checks_failed);

@@ -107,7 +107,7 @@ static void check_product(enum tensor_type type, int rows, int n, int cols, bool
         for (int i = 0; i < n; i++) {
             double sum = 0;
             for (int c = 0; c < cols; c++) sum += (double)row[c] * (double)x[i * cols + c];
-            worst = fmax(worst, fabs(sum + (add ? 3 : 0) - (double)y[i * rows + r]));
+            worst = worse(worst, fabs(sum + (add ? 3 : 0) - (double)y[i * rows + r]));
             squares += sum * sum;
         }
     }

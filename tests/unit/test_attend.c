@@ -145,7 +145,7 @@ static void test_scores(const struct attend_kernels *a, struct problem *p, doubl
     for (int r = 0; r < p->m; r++)
         for (int i = begin; i < end; i++) {
             double error = fabs(scores[r * stride + i - begin] - score(p, r, i));
-            if (!(error <= worst)) worst = error;
+            worst = worse(worst, error);
         }
     CHECK_NEAR(worst, 0, tol);
     free(scores);
@@ -162,7 +162,7 @@ static void test_add_softmax(const struct attend_kernels *a) {
         }
         sums[n] = 7; /* not to be touched */
         a->add_softmax(scores, n, 0.5f, sums);
-        for (int i = 0; i < n; i++) worst = fmax(worst, fabs((double)sums[i] - i - expected[i] / total / 2));
+        for (int i = 0; i < n; i++) worst = worse(worst, fabs((double)sums[i] - i - expected[i] / total / 2));
         CHECK_NEAR(worst, 0, 1e-5);
         CHECK(sums[n] == 7);
     }
@@ -183,7 +183,7 @@ static void test_list(const struct attend_kernels *a, struct problem *p, double 
     for (int r = 0; r < p->m; r++)
         for (int i = 0; i < n; i++) {
             double error = fabs(scores[r * stride + i] - score(p, r, index[i]));
-            if (!(error <= worst)) worst = error;
+            worst = worse(worst, error);
         }
     CHECK_NEAR(worst, 0, score_tol);
     attend_init(p->rows[0].state, p->d);

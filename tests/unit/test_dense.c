@@ -165,7 +165,7 @@ static float *run(const struct problem *p, struct attn_shape *shape, int batch, 
 
 static double difference(const float *a, const float *b, int n) {
     double worst = 0;
-    for (int i = 0; i < n; i++) worst = fmax(worst, fabs(a[i] - b[i]));
+    for (int i = 0; i < n; i++) worst = worse(worst, fabs(a[i] - b[i]));
     return worst;
 }
 

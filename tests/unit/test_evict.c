@@ -133,7 +133,7 @@ static double key_error(const struct sim *s, const struct evict_case *c) {
             kv_key(&c->cache, g, i, key);
             rope_table(&c->rope, -c->evict->layers[c->layer].heads[g].moved, back);
             rope_rotate(&c->rope, back, key);
-            for (int x = 0; x < s->d; x++) worst = fmax(worst, fabs(expected[x] - (double)key[x]));
+            for (int x = 0; x < s->d; x++) worst = worse(worst, fabs(expected[x] - (double)key[x]));
         }
     return worst;
 }

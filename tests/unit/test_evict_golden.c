@@ -28,7 +28,7 @@ static void check_keys(FILE *f, const struct evict_case *c, int g, int count) {
         double worst = 0;
         kv_key(&c->cache, g, i, key);
         rope_rotate(&c->rope, back, key);
-        for (int x = 0; x < d; x++) worst = fmax(worst, fabs((double)key[x] - keys[i * d + x]));
+        for (int x = 0; x < d; x++) worst = worse(worst, fabs((double)key[x] - keys[i * d + x]));
         CHECK_NEAR(worst, 0, 2e-5);
     }
     free(keys);

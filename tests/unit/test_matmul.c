@@ -111,7 +111,7 @@ static double difference(const float *a, const float *b, int n, int rows, double
     for (int i = 0; i < n; i++)
         for (int r = 0; r < rows; r++) {
             double d = fabs((double)a[i * (rows + 3) + r] - (double)b[i * (rows + 3) + r]) / scale;
-            if (!(d <= worst)) worst = d;
+            worst = worse(worst, d);
         }
     return worst;
 }
