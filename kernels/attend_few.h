@@ -20,7 +20,7 @@ static float softmax_entries(float *p, int n, int seen, float *state, float *lar
         memset(p, 0, sizeof *p * ATTEND_BLOCK);
         return 1;
     }
-    int padded = (n + LANES - 1) / LANES * LANES;
+    int padded = whole_vectors(n);
     for (int i = seen; i < padded; i++) p[i] = NEVER;
     vec top = v_load(p);
     for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));

@@ -8,9 +8,6 @@
  * would live in memory with gcc 12. */
 typedef int ints __attribute__((vector_size(64)));
 
-/* Entries are read up to a whole vector's. */
-INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
-
 INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }

@@ -89,6 +89,9 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
+/* Entries are gone through up to a whole vector's. */
+INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
+
 /* The row that is read some time after this one, or NULL. */
 INLINE const uint8_t *row_ahead(const uint8_t *row, struct rows_ahead ahead) {
     if (!ahead.bytes) return NULL;
@@ -154,7 +157,7 @@ INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct ent
 INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int c,
                           float (*scaled)[ATTEND_BLOCK]) {
     _Alignas(64) uint16_t scales[ATTEND_BLOCK];
-    int padded = (e->n + LANES - 1) / LANES * LANES;
+    int padded = whole_vectors(e->n);
     for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + kv_scale_at(type, e->d, c / KV_BLOCK), 2);
     for (int i = e->n; i < padded; i++) scales[i] = 0;
     for (int i = 0; i < padded; i += LANES) {
