@@ -67,9 +67,9 @@ INLINE void pv_pair(int R, int d, int n, const struct entries *e, const float *s
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
     for (int i = 0; i < n; i += STEP) {
-        const uint8_t *ahead = c == 0 ? row_ahead(e->v[i], e->ahead_v) : NULL;
+        const struct soon soon = c == 0 ? soon_after(e->v[i], e->ahead_v) : (struct soon){0};
         UNROLL for (int two = 0; two < STEP; two += 2) {
-            prefetch_part(ahead, (size_t)two * row_bytes, (size_t)(two + 2) * row_bytes);
+            prefetch_part(soon, (size_t)two * row_bytes, (size_t)(two + 2) * row_bytes);
             UNROLL for (int b = 0; b < 2; b++) {
                 __m512i v[2];
                 int codes = c + b * KV_BLOCK;

@@ -119,11 +119,11 @@ INLINE void qk_pair(enum kv_type type, int R, int d, int n, struct entries *e, c
     size_t codes = (size_t)(c / KV_BLOCK) * kv_code_bytes(type), four_rows = 4 * kv_row_bytes(type, d);
     for (int i = 0; i < n; i += LANES) {
         ints sums[FEW][4];
-        const uint8_t *ahead = c == 0 ? row_ahead(e->k[i], e->ahead_k) : NULL;
+        const struct soon soon = c == 0 ? soon_after(e->k[i], e->ahead_k) : (struct soon){0};
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4], t[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + codes);
-            prefetch_part(ahead, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
+            prefetch_part(soon, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
             transpose_quarters(k, t);
             UNROLL for (int r = 0; r < R; r++) sums[r][four] = pair[r].offset;
             UNROLL for (int j = 0; j < 4; j++)

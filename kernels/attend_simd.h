@@ -22,6 +22,7 @@
 
 #include "attend_internal.h"
 #include "inline.h"
+#include "prefetch.h"
 
 #define NEVER (-1e30f) /* score of an entry that a row may not see: finite, so that differences are, too */
 
@@ -70,9 +71,10 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 #define FEW 4              /* rows that share one reading of the entries */
 #define QUERIES_BYTES 6144 /* of that many rows in any form */
 
-/* What to prefetch: the row so many bytes on, or 0 for none; from `end` on it is `next`, or NULL. */
+/* What to prefetch: the rows so many bytes on, 0 for none; from `end` on it is `next`, or NULL. Twice, as in
+ * prefetch.h, or `far` is 0. */
 struct rows_ahead {
-    size_t bytes;
+    size_t near, far;
     const uint8_t *end, *next;
 };
 
@@ -92,23 +94,32 @@ struct entries {
 /* Entries are gone through up to a whole vector's. */
 INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* The row that is read some time after this one, or NULL. */
-INLINE const uint8_t *row_ahead(const uint8_t *row, struct rows_ahead ahead) {
-    if (!ahead.bytes) return NULL;
-    const uint8_t *p = row + ahead.bytes;
+/* Where what is read some time after a row lies, or NULL. */
+struct soon {
+    const uint8_t *near, *far;
+};
+
+INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
+    if (!bytes) return NULL;
+    const uint8_t *p = row + bytes;
     if (p < ahead.end) return p;
     return ahead.next ? ahead.next + (p - ahead.end) : NULL;
 }
 
-/* Brings the lines that begin in bytes [begin, end) from p on into the first-level cache. A few at a time: where
- * many are asked for at once, the reads behind them wait. */
-INLINE void prefetch_part(const uint8_t *p, size_t begin, size_t end) {
+INLINE struct soon soon_after(const uint8_t *row, struct rows_ahead ahead) {
+    return (struct soon){row_ahead(row, ahead.near, ahead), row_ahead(row, ahead.far, ahead)};
+}
+
+INLINE void prefetch_lines(const uint8_t *p, size_t begin, size_t end) {
     if (!p) return;
     for (size_t line = (begin + 63) / 64 * 64; line < end; line += 64) __builtin_prefetch(p + line);
 }
 
-INLINE void prefetch_rows(const uint8_t *rows, struct rows_ahead ahead, size_t bytes) {
-    prefetch_part(row_ahead(rows, ahead), 0, bytes);
+/* Brings the lines that begin in bytes [begin, end) into the first-level cache. A few at a time: where many are
+ * asked for at once, the reads behind them wait. */
+INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
+    prefetch_lines(soon.near, begin, end);
+    prefetch_lines(soon.far, begin, end);
 }
 
 /* Scores of R rows against all entries. */
@@ -118,10 +129,10 @@ INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const
         vec sum[FEW][4];
         UNROLL for (int r = 0; r < R; r++)
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        const uint8_t *ahead = row_ahead(e->k[i], e->ahead_k);
+        const struct soon soon = soon_after(e->k[i], e->ahead_k);
         for (int c = 0; c < d; c += LANES) {
             vec k[4];
-            prefetch_part(ahead, (size_t)c * four_rows / (size_t)d, (size_t)(c + LANES) * four_rows / (size_t)d);
+            prefetch_part(soon, (size_t)c * four_rows / (size_t)d, (size_t)(c + LANES) * four_rows / (size_t)d);
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, d, e->k[i + j], c);
             UNROLL for (int r = 0; r < R; r++) {
                 vec x = v_load(q[r] + c);
@@ -142,7 +153,7 @@ INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct ent
             sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
         vec v[CHANNELS];
-        if (c == 0) prefetch_rows(e->v[i], e->ahead_v, kv_row_bytes(type, d));
+        if (c == 0) prefetch_part(soon_after(e->v[i], e->ahead_v), 0, kv_row_bytes(type, d));
         UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
         UNROLL for (int r = 0; r < R; r++) {
             vec w = v_set(p[r][i]);

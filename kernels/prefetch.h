@@ -6,23 +6,43 @@
 
 #include "kernels.h"
 
+/* Every line is asked for twice. Intel's second-level cache waits for more lines at a time than the first, so the
+ * first request, far ahead, is for that. AMD's first level can take both; it drops some of the requests when many
+ * are under way, so that the second, not far behind, finds lines that are still missing. */
 #define PREFETCH_NEAR 4096  /* bytes ahead at least: the hardware stops at the end of a page */
-#define PREFETCH_FAR 16384  /* the same for the second-level cache, which waits for more lines at a time */
+#define PREFETCH_FAR 16384  /* the same for the first request, on any CPU */
+#define PREFETCH_NEAR_AMD 12288
+#define PREFETCH_BETWEEN_AMD 8192
 
 struct ahead {
     size_t near, far; /* bytes */
+    bool first_level; /* brings even what is far to the first-level cache */
     const uint8_t *end, *next; /* of what is read side by side, and of what is read then */
 };
+
+static inline bool cpu_is_amd(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
 
 /* How far ahead to prefetch in rows up to `end`, of which `group` at a time are read side by side: whole groups, as
  * less would be too late for the last of the rows. */
 static inline struct ahead prefetch_ahead(const struct weight *w, int end, int group) {
     size_t bytes = (size_t)group * w->row_bytes;
     const uint8_t *last = w->data + (size_t)end * w->row_bytes;
-    return (struct ahead){
-        .near = (PREFETCH_NEAR + bytes - 1) / bytes * bytes, .far = (PREFETCH_FAR + bytes - 1) / bytes * bytes,
-        .end = last, .next = w->next ? w->next : last,
-    };
+    struct ahead ahead = {.first_level = cpu_is_amd(), .end = last, .next = w->next ? w->next : last};
+    if (ahead.first_level) {
+        size_t groups = (PREFETCH_NEAR_AMD + bytes / 2) / bytes; /* nearest: the first-level cache is small */
+        ahead.near = (groups > 0 ? groups : 1) * bytes;
+        ahead.far = ahead.near + PREFETCH_BETWEEN_AMD;
+    } else {
+        ahead.near = (PREFETCH_NEAR + bytes - 1) / bytes * bytes;
+        ahead.far = (PREFETCH_FAR + bytes - 1) / bytes * bytes;
+    }
+    return ahead;
 }
 
 /* Prefetches `bytes` bytes in the order in which they are read, `ahead` of p. */
@@ -32,6 +52,7 @@ static inline __attribute__((always_inline)) void prefetch(const uint8_t *p, int
     if (far >= ahead.end) far = ahead.next + (far - ahead.end);
     for (int i = 0; i < bytes; i += 64) {
         __builtin_prefetch(near + i);
-        __builtin_prefetch(far + i, 0, 2);
+        if (ahead.first_level) __builtin_prefetch(far + i);
+        else __builtin_prefetch(far + i, 0, 2);
     }
 }
