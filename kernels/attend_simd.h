@@ -100,10 +100,8 @@ struct soon {
 };
 
 INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
-    if (!bytes) return NULL;
-    const uint8_t *p = row + bytes;
-    if (p < ahead.end) return p;
-    return ahead.next ? ahead.next + (p - ahead.end) : NULL;
+    if (!bytes || (!ahead.next && row + bytes >= ahead.end)) return NULL;
+    return read_after(row, bytes, ahead.end, ahead.next);
 }
 
 INLINE struct soon soon_after(const uint8_t *row, struct rows_ahead ahead) {

@@ -10,7 +10,7 @@
  * first request, far ahead, is for that. AMD's first level can take both; it drops some of the requests when many
  * are under way, so that the second, not far behind, finds lines that are still missing. */
 #define PREFETCH_NEAR 4096  /* bytes ahead at least: the hardware stops at the end of a page */
-#define PREFETCH_FAR 16384  /* the same for the first request, on any CPU */
+#define PREFETCH_FAR 16384  /* the same for the first request; AMD's comes to more, too */
 #define PREFETCH_NEAR_AMD 12288
 #define PREFETCH_BETWEEN_AMD 8192
 
@@ -45,11 +45,16 @@ static inline struct ahead prefetch_ahead(const struct weight *w, int end, int g
     return ahead;
 }
 
+/* Where what is read `bytes` after p lies: from `end` on that is `next`. */
+static inline const uint8_t *read_after(const uint8_t *p, size_t bytes, const uint8_t *end, const uint8_t *next) {
+    p += bytes;
+    return p < end ? p : next + (p - end);
+}
+
 /* Prefetches `bytes` bytes in the order in which they are read, `ahead` of p. */
 static inline __attribute__((always_inline)) void prefetch(const uint8_t *p, int bytes, struct ahead ahead) {
-    const uint8_t *near = p + ahead.near, *far = p + ahead.far;
-    if (near >= ahead.end) near = ahead.next + (near - ahead.end);
-    if (far >= ahead.end) far = ahead.next + (far - ahead.end);
+    const uint8_t *near = read_after(p, ahead.near, ahead.end, ahead.next);
+    const uint8_t *far = read_after(p, ahead.far, ahead.end, ahead.next);
     for (int i = 0; i < bytes; i += 64) {
         __builtin_prefetch(near + i);
         if (ahead.first_level) __builtin_prefetch(far + i);
