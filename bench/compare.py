@@ -9,6 +9,7 @@ memory that changes within minutes: of its bandwidth while decoding, of its 8-bi
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from awake import cores_awake  # noqa: E402
 from work import Work  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
@@ -267,6 +269,7 @@ def main():
     parser.add_argument(
         "--prefix", type=shlex.split, default=[], help="command to measure under, such as 'chrt -f 10'"
     )
+    parser.add_argument("--awake", action="store_true", help="no core sleeps: see awake.py")
     parser.add_argument("--no-mmap", action="store_true", help="all but PyTorch read the model into memory")
     parser.add_argument("--name", help="of the output files; default: the model's")
     args = parser.parse_args()
@@ -279,7 +282,8 @@ def main():
     depth = max([r[1] for r in rows.values()] + args.curve)
     call(["make", "-s", f"BUILD={LIMITS.parent}", LIMITS], cwd=ROOT)
     forget(args.model)
-    results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
+    with cores_awake() if args.awake else contextlib.nullcontext():
+        results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem
