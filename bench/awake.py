@@ -1,9 +1,9 @@
 """Keeps every core of a virtual machine from sleeping while something is measured.
 
-A host moves a virtual core that wakes next to the core that woke it. Engines put threads to sleep between their runs,
-so both cores soon share a chip and with it one path to memory, until chance parts them: 50 or 78 GB/s on the same
-machine. A core that never sleeps stays where it is. The work here is of the lowest class (SCHED_IDLE): it runs only
-while a core has nothing else to do.
+A host's scheduler tends to place a virtual core that wakes near the core that woke it, and engines put threads to sleep
+between their runs. On the machine of the README both cores share a chip, and with it one path to memory, or don't: 50 or
+78 GB/s, by the minute. Cores that never sleep are moved less often, so that either state lasts for longer. The work here
+is of the lowest class (SCHED_IDLE): it runs only while a core has nothing else to do.
 """
 
 import contextlib
