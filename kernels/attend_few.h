@@ -10,8 +10,10 @@
 
 #include "attend_simd.h"
 
-#define AHEAD 6144 /* bytes of keys, and of values, for prefetching: more would not stay in the first-level cache */
-#define AHEAD_TWICE 4096 /* and twice that, where asking twice is faster: it isn't for f16 and q4_0 */
+/* Bytes of keys, and of values, for prefetching. */
+#define AHEAD 6144 /* more would not stay in the first-level cache */
+#define AHEAD_ZEN5 4096 /* and twice that: asking twice is faster for q8_0, but not for f16 and q4_0 */
+#define AHEAD_ZEN4 16384 /* in the second-level cache: the first waits for few lines at a time, and reads with them */
 
 /* Scores of a row's first `seen` entries become weights; the others get none.
  * Brings max and sum of the state up to date; returns what shrinks its sums. */
@@ -63,12 +65,17 @@ static void point_at_range(struct entries *e, const struct kv_view *kv, int i, i
 
 /* What to prefetch while rows up to `end` are read in order, and `next` then. */
 static struct rows_ahead rows_ahead(enum kv_type type, const uint8_t *end, size_t row_bytes, const uint8_t *next) {
-    bool twice = type == KV_Q8_0 && cpu_is_amd();
-    return (struct rows_ahead){
-        .near = whole_rows(twice ? AHEAD_TWICE : AHEAD, row_bytes),
-        .far = twice ? whole_rows(2 * AHEAD_TWICE, row_bytes) : 0,
-        .end = end, .next = next,
-    };
+    struct rows_ahead ahead = {.near = AHEAD, .end = end, .next = next};
+    if (type == KV_Q8_0 && cpu_is_zen5()) {
+        ahead.near = AHEAD_ZEN5;
+        ahead.far = 2 * AHEAD_ZEN5;
+    } else if (cpu_is_amd() && !cpu_is_zen5()) {
+        ahead.near = AHEAD_ZEN4;
+        ahead.second_level = true;
+    }
+    ahead.near = whole_rows(ahead.near, row_bytes);
+    ahead.far = whole_rows(ahead.far, row_bytes);
+    return ahead;
 }
 
 /* For reading entries up to `end` in order: no queries yet. */

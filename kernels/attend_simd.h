@@ -75,6 +75,7 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
  * prefetch.h, or `far` is 0. */
 struct rows_ahead {
     size_t near, far;
+    bool second_level; /* not to the first-level cache */
     const uint8_t *end, *next;
 };
 
@@ -97,6 +98,7 @@ INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
 /* Where what is read some time after a row lies, or NULL. */
 struct soon {
     const uint8_t *near, *far;
+    bool second_level;
 };
 
 INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
@@ -105,19 +107,22 @@ INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ah
 }
 
 INLINE struct soon soon_after(const uint8_t *row, struct rows_ahead ahead) {
-    return (struct soon){row_ahead(row, ahead.near, ahead), row_ahead(row, ahead.far, ahead)};
+    return (struct soon){row_ahead(row, ahead.near, ahead), row_ahead(row, ahead.far, ahead),
+                         ahead.second_level};
 }
 
-INLINE void prefetch_lines(const uint8_t *p, size_t begin, size_t end) {
+/* The lines that begin in bytes [begin, end). */
+INLINE void prefetch_lines(const uint8_t *p, size_t begin, size_t end, bool second_level) {
     if (!p) return;
-    for (size_t line = (begin + 63) / 64 * 64; line < end; line += 64) __builtin_prefetch(p + line);
+    size_t first = (begin + 63) / 64 * 64;
+    if (second_level) for (size_t line = first; line < end; line += 64) __builtin_prefetch(p + line, 0, 2);
+    else for (size_t line = first; line < end; line += 64) __builtin_prefetch(p + line);
 }
 
-/* Brings the lines that begin in bytes [begin, end) into the first-level cache. A few at a time: where many are
- * asked for at once, the reads behind them wait. */
+/* A few lines at a time: where many are asked for at once, the reads behind them wait. */
 INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
-    prefetch_lines(soon.near, begin, end);
-    prefetch_lines(soon.far, begin, end);
+    prefetch_lines(soon.near, begin, end, soon.second_level);
+    prefetch_lines(soon.far, begin, end, soon.second_level);
 }
 
 /* Scores of R rows against all entries. */

@@ -6,13 +6,13 @@
 
 #include "kernels.h"
 
-/* Every line is asked for twice. Intel's second-level cache waits for more lines at a time than the first, so the
- * first request, far ahead, is for that. AMD's first level can take both; it drops some of the requests when many
- * are under way, so that the second, not far behind, finds lines that are still missing. */
+/* Every line is asked for twice. The second-level cache waits for more lines at a time than the first, so the first
+ * request, far ahead, is for that. Zen 5's first level can take both; it drops some of the requests when many are
+ * under way, so that the second, not far behind, finds lines that are still missing. */
 #define PREFETCH_NEAR 4096  /* bytes ahead at least: the hardware stops at the end of a page */
-#define PREFETCH_FAR 16384  /* the same for the first request; AMD's comes to more, too */
-#define PREFETCH_NEAR_AMD 12288
-#define PREFETCH_BETWEEN_AMD 8192
+#define PREFETCH_FAR 16384  /* the same for the first request; Zen 5's comes to more, too */
+#define PREFETCH_NEAR_ZEN5 12288
+#define PREFETCH_BETWEEN_ZEN5 8192
 
 struct ahead {
     size_t near, far; /* bytes */
@@ -28,16 +28,26 @@ static inline bool cpu_is_amd(void) {
 #endif
 }
 
+/* Or what came after it: compilers don't know those by name yet. */
+static inline bool cpu_is_zen5(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    return cpu_is_amd() && !__builtin_cpu_is("amdfam15h") && !__builtin_cpu_is("amdfam17h") &&
+           !__builtin_cpu_is("amdfam19h");
+#else
+    return false;
+#endif
+}
+
 /* How far ahead to prefetch in rows up to `end`, of which `group` at a time are read side by side: whole groups, as
  * less would be too late for the last of the rows. */
 static inline struct ahead prefetch_ahead(const struct weight *w, int end, int group) {
     size_t bytes = (size_t)group * w->row_bytes;
     const uint8_t *last = w->data + (size_t)end * w->row_bytes;
-    struct ahead ahead = {.first_level = cpu_is_amd(), .end = last, .next = w->next ? w->next : last};
+    struct ahead ahead = {.first_level = cpu_is_zen5(), .end = last, .next = w->next ? w->next : last};
     if (ahead.first_level) {
-        size_t groups = (PREFETCH_NEAR_AMD + bytes / 2) / bytes; /* nearest: the first-level cache is small */
+        size_t groups = (PREFETCH_NEAR_ZEN5 + bytes / 2) / bytes; /* nearest: the first-level cache is small */
         ahead.near = (groups > 0 ? groups : 1) * bytes;
-        ahead.far = ahead.near + PREFETCH_BETWEEN_AMD;
+        ahead.far = ahead.near + PREFETCH_BETWEEN_ZEN5;
     } else {
         ahead.near = (PREFETCH_NEAR + bytes - 1) / bytes * bytes;
         ahead.far = (PREFETCH_FAR + bytes - 1) / bytes * bytes;
