@@ -7,16 +7,18 @@
 #include "kernels.h"
 
 /* Every line is asked for twice. The second-level cache waits for more lines at a time than the first, so the first
- * request, far ahead, is for that. Zen 5's first level can take both; it drops some of the requests when many are
- * under way, so that the second, not far behind, finds lines that are still missing. */
+ * request, far ahead, is for that; of Zen 4 and older ones both are, as reads have to wait behind requests for the
+ * first level. Zen 5's first level can take both; it drops some of the requests when many are under way, so that the
+ * second, not far behind, finds lines that are still missing. */
 #define PREFETCH_NEAR 4096  /* bytes ahead at least: the hardware stops at the end of a page */
 #define PREFETCH_FAR 16384  /* the same for the first request; Zen 5's comes to more, too */
+#define PREFETCH_NEAR_ZEN4 8192
 #define PREFETCH_NEAR_ZEN5 12288
 #define PREFETCH_BETWEEN_ZEN5 8192
 
 struct ahead {
     size_t near, far; /* bytes */
-    bool first_level; /* brings even what is far to the first-level cache */
+    bool near_to_first, far_to_first; /* to the first-level cache; else to the second */
     const uint8_t *end, *next; /* of what is read side by side, and of what is read then */
 };
 
@@ -43,13 +45,16 @@ static inline bool cpu_is_zen5(void) {
 static inline struct ahead prefetch_ahead(const struct weight *w, int end, int group) {
     size_t bytes = (size_t)group * w->row_bytes;
     const uint8_t *last = w->data + (size_t)end * w->row_bytes;
-    struct ahead ahead = {.first_level = cpu_is_zen5(), .end = last, .next = w->next ? w->next : last};
-    if (ahead.first_level) {
+    struct ahead ahead = {.end = last, .next = w->next ? w->next : last};
+    ahead.far_to_first = cpu_is_zen5();
+    ahead.near_to_first = ahead.far_to_first || !cpu_is_amd();
+    if (ahead.far_to_first) {
         size_t groups = (PREFETCH_NEAR_ZEN5 + bytes / 2) / bytes; /* nearest: the first-level cache is small */
         ahead.near = (groups > 0 ? groups : 1) * bytes;
         ahead.far = ahead.near + PREFETCH_BETWEEN_ZEN5;
     } else {
-        ahead.near = (PREFETCH_NEAR + bytes - 1) / bytes * bytes;
+        size_t near = ahead.near_to_first ? PREFETCH_NEAR : PREFETCH_NEAR_ZEN4;
+        ahead.near = (near + bytes - 1) / bytes * bytes;
         ahead.far = (PREFETCH_FAR + bytes - 1) / bytes * bytes;
     }
     return ahead;
@@ -66,8 +71,9 @@ static inline __attribute__((always_inline)) void prefetch(const uint8_t *p, int
     const uint8_t *near = read_after(p, ahead.near, ahead.end, ahead.next);
     const uint8_t *far = read_after(p, ahead.far, ahead.end, ahead.next);
     for (int i = 0; i < bytes; i += 64) {
-        __builtin_prefetch(near + i);
-        if (ahead.first_level) __builtin_prefetch(far + i);
+        if (ahead.near_to_first) __builtin_prefetch(near + i);
+        else __builtin_prefetch(near + i, 0, 2);
+        if (ahead.far_to_first) __builtin_prefetch(far + i);
         else __builtin_prefetch(far + i, 0, 2);
     }
 }
