@@ -55,6 +55,8 @@ def main():
     parser.add_argument("--awake", action="store_true", help="no core sleeps: see awake.py")
     args = parser.parse_args()
     base, *others = args.types.split(",")
+    if not others or args.turns < 1:
+        parser.error("give two types or more, and a turn at least")
     ids = text_ids(args.model, args.depth + 1)
     print(f"# {args.model.name}, {args.threads} threads, {machine()}, tokens/s at {args.depth}")
     with tempfile.TemporaryDirectory() as name, cores_awake() if args.awake else contextlib.nullcontext():

@@ -69,7 +69,7 @@ static struct rows_ahead rows_ahead(enum kv_type type, const uint8_t *end, size_
     if (type == KV_Q8_0 && cpu_is_zen5()) {
         ahead.near = AHEAD_ZEN5;
         ahead.far = 2 * AHEAD_ZEN5;
-    } else if (cpu_is_amd() && !cpu_is_zen5()) {
+    } else if (cpu_is_zen4()) {
         ahead.near = AHEAD_ZEN4;
         ahead.second_level = true;
     }

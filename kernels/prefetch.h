@@ -22,9 +22,10 @@ struct ahead {
     const uint8_t *end, *next; /* of what is read side by side, and of what is read then */
 };
 
-static inline bool cpu_is_amd(void) {
+/* Zen 4 or before. */
+static inline bool cpu_is_zen4(void) {
 #if defined(__x86_64__) || defined(__i386__)
-    return __builtin_cpu_is("amd");
+    return __builtin_cpu_is("amdfam19h") || __builtin_cpu_is("amdfam17h") || __builtin_cpu_is("amdfam15h");
 #else
     return false;
 #endif
@@ -33,8 +34,7 @@ static inline bool cpu_is_amd(void) {
 /* Or what came after it: compilers don't know those by name yet. */
 static inline bool cpu_is_zen5(void) {
 #if defined(__x86_64__) || defined(__i386__)
-    return cpu_is_amd() && !__builtin_cpu_is("amdfam15h") && !__builtin_cpu_is("amdfam17h") &&
-           !__builtin_cpu_is("amdfam19h");
+    return __builtin_cpu_is("amd") && !cpu_is_zen4();
 #else
     return false;
 #endif
@@ -47,7 +47,7 @@ static inline struct ahead prefetch_ahead(const struct weight *w, int end, int g
     const uint8_t *last = w->data + (size_t)end * w->row_bytes;
     struct ahead ahead = {.end = last, .next = w->next ? w->next : last};
     ahead.far_to_first = cpu_is_zen5();
-    ahead.near_to_first = ahead.far_to_first || !cpu_is_amd();
+    ahead.near_to_first = !cpu_is_zen4();
     if (ahead.far_to_first) {
         size_t groups = (PREFETCH_NEAR_ZEN5 + bytes / 2) / bytes; /* nearest: the first-level cache is small */
         ahead.near = (groups > 0 ? groups : 1) * bytes;
