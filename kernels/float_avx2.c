@@ -41,7 +41,7 @@ INLINE void matvec(enum tensor_type type, const struct weight *w, int begin, int
                 sum[i] = _mm256_fmadd_ps(load_floats(type, row[i], c, 8), _mm256_loadu_ps(x + c), sum[i]);
         }
         if (c < w->cols) {
-            __m256 rest = _mm256_maskload_ps(x + c, first_lanes(w->cols - c));
+            __m256 rest = load_first(x + c, w->cols - c);
             for (int i = 0; i < 4; i++)
                 sum[i] = _mm256_fmadd_ps(load_floats(type, row[i], c, w->cols - c), rest, sum[i]);
         }
@@ -85,10 +85,9 @@ INLINE void run_tile(int n, const float *panel, int cols, const float *x, float 
     }
     for (int i = 0; i < n; i++)
         for (int j = 0; j < VECTORS; j++) {
-            __m256i mask = first_lanes(rows - 8 * j);
             float *out = y + (size_t)i * y_stride + 8 * j;
-            if (add) sum[i][j] = _mm256_add_ps(sum[i][j], _mm256_maskload_ps(out, mask));
-            _mm256_maskstore_ps(out, mask, sum[i][j]);
+            if (add) sum[i][j] = _mm256_add_ps(sum[i][j], load_first(out, rows - 8 * j));
+            store_first(out, rows - 8 * j, sum[i][j]);
         }
 }
 

@@ -18,49 +18,89 @@ INLINE __m256i dot_signed(__m256i w, __m256i q) {
     return dot_bytes(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w));
 }
 
-/* 16 bytes of nibbles as 32 bytes: the low ones, then the high ones. */
-INLINE __m256i load_nibbles(const uint8_t *p) {
-    __m128i z = _mm_loadu_si128((const __m128i *)p);
-    __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(z), _mm_srli_epi16(z, 4), 1);
-    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+/* ---- formats in blocks of 32 ------------------------------------------------------
+ *
+ * Two blocks of two rows are multiplied at a time. Of the halves of a vector one
+ * is of either block, so that what is unpacked and added up is full. */
+
+/* What both rows multiply: the first and the last 16 of both blocks, and in lanes as those of a dot product lie. */
+struct pair {
+    int8_t first[32], last[32];
+    int32_t offset[8]; /* -zero * sum(q), in one lane of two */
+    float scale[8];    /* scale and scaled sum: what d and m are multiplied by */
+};
+
+INLINE __m256i load_halves(const uint8_t *p0, const uint8_t *p1) {
+    __m128i first = _mm_loadu_si128((const __m128i *)p0);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(first), _mm_loadu_si128((const __m128i *)p1), 1);
 }
 
-/* 16 in every byte whose bit is set in the 32 bits at p. */
-INLINE __m256i load_fifth_bits(const uint8_t *p) {
-    int32_t bits;
-    memcpy(&bits, p, sizeof bits);
-    const __m256i spread = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
-    const __m256i select = _mm256_set1_epi64x((long long)0x8040201008040201);
-    __m256i bytes = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread), select);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(bytes, select), _mm256_set1_epi8(16));
-}
-
-/* A block of 32 times 32 activations. Q8_0 weights are signed, the others are u. */
-INLINE __m256i dot_block(enum tensor_type type, int bytes, const uint8_t *p, __m256i q) {
-    if (type == TENSOR_Q8_0) return dot_signed(_mm256_loadu_si256((const __m256i *)(p + 2)), q);
-    __m256i u = load_nibbles(p + bytes - 16);
-    if (type == TENSOR_Q5_0 || type == TENSOR_Q5_1) u = _mm256_or_si256(u, load_fifth_bits(p + bytes - 20));
-    return dot_bytes(u, q);
-}
-
-/* What the d and the m of a block are multiplied by, twice: scale and scaled sum. Where
- * there is no m, -zero * d takes its place. */
-INLINE const float *prepare_scales(const struct act_view *x, int blocks, float m_factor, void *scratch) {
-    float *scales = scratch;
-    for (int b = 0; b < blocks; b++) {
-        scales[4 * b] = scales[4 * b + 2] = x->scale[b];
-        scales[4 * b + 1] = scales[4 * b + 3] = m_factor * x->scaled_sum[b];
+/* Two blocks from the activations. */
+INLINE void prepare_pair(struct pair *pair, const struct act_view *x, int b, int zero) {
+    const uint8_t *q = (const uint8_t *)x->q + b * ACT_BLOCK;
+    _mm256_store_si256((__m256i *)pair->first, load_halves(q, q + ACT_BLOCK));
+    _mm256_store_si256((__m256i *)pair->last, load_halves(q + 16, q + ACT_BLOCK + 16));
+    for (int i = 0; i < 8; i += 2) {
+        pair->offset[i] = x->offset[b + i / 4] / 128 * zero;
+        pair->offset[i + 1] = 0;
+        pair->scale[i] = x->scale[b + i / 4];
+        pair->scale[i + 1] = x->scaled_sum[b + i / 4];
     }
-    return scales;
 }
 
-/* d and m (or d again) of a block of one row, then of another. */
-INLINE __m128 load_scales(bool has_min, const uint8_t *p0, const uint8_t *p1) {
-    int32_t s0, s1;
-    memcpy(&s0, p0, sizeof s0);
-    memcpy(&s1, p1, sizeof s1);
-    __m128i halves = _mm_insert_epi32(_mm_cvtsi32_si128(s0), s1, 1);
-    return _mm_cvtph_ps(has_min ? halves : _mm_shufflelo_epi16(halves, 0xa0));
+/* 16 in every byte whose bit is set, of those in bytes `at` and at + 1 of either half. */
+INLINE __m256i fifth_bits(__m256i bits, int at) {
+    const __m256i spread = _mm256_set_epi64x(0x0101010101010101, 0, 0x0101010101010101, 0);
+    const __m256i select = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i bytes = _mm256_shuffle_epi8(bits, _mm256_add_epi8(spread, _mm256_set1_epi8((char)at)));
+    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, select), select);
+    return _mm256_and_si256(set, _mm256_set1_epi8(16));
+}
+
+/* Sums of products of the blocks at p0 and p1, those of each in its half: of Q8_0 as 32 bits, else as 16, of which
+ * two still fit 16. */
+INLINE __m256i dot_pair(enum tensor_type type, int bytes, const uint8_t *p0, const uint8_t *p1,
+                        const struct pair *pair) {
+    __m256i q0 = _mm256_load_si256((const __m256i *)pair->first);
+    __m256i q1 = _mm256_load_si256((const __m256i *)pair->last);
+    if (type == TENSOR_Q8_0)
+        return _mm256_add_epi32(dot_signed(load_halves(p0 + 2, p1 + 2), q0),
+                                dot_signed(load_halves(p0 + 18, p1 + 18), q1));
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i z = load_halves(p0 + bytes - 16, p1 + bytes - 16);
+    __m256i u0 = _mm256_and_si256(z, low), u1 = _mm256_and_si256(_mm256_srli_epi16(z, 4), low);
+    if (type == TENSOR_Q5_0 || type == TENSOR_Q5_1) {
+        __m256i bits = load_halves(p0 + bytes - 20, p1 + bytes - 20);
+        u0 = _mm256_or_si256(u0, fifth_bits(bits, 0));
+        u1 = _mm256_or_si256(u1, fifth_bits(bits, 2));
+    }
+    return _mm256_add_epi16(_mm256_maddubs_epi16(u0, q0), _mm256_maddubs_epi16(u1, q1));
+}
+
+/* d and what follows it of two blocks of one row and of another: two lanes each, a half for either block. */
+INLINE __m256 load_scales(const uint8_t *p0, const uint8_t *p1, int bytes) {
+    int32_t s[4];
+    memcpy(&s[0], p0, sizeof *s);
+    memcpy(&s[1], p1, sizeof *s);
+    memcpy(&s[2], p0 + bytes, sizeof *s);
+    memcpy(&s[3], p1 + bytes, sizeof *s);
+    return _mm256_cvtph_ps(_mm_set_epi32(s[3], s[2], s[1], s[0]));
+}
+
+/* Products of two rows with two blocks of activations: lanes 0, 1, 4 and 5 are those of the first row. `rest`, in the
+ * odd ones of those lanes, has the part of m. */
+INLINE __m256 add_pair(enum tensor_type type, const uint8_t *p0, const uint8_t *p1, const struct pair *pair,
+                       __m256 sum, __m256 *rest) {
+    const struct quant_format *f = &quant_formats[type];
+    __m256i dot0 = dot_pair(type, f->bytes, p0, p0 + f->bytes, pair);
+    __m256i dot1 = dot_pair(type, f->bytes, p1, p1 + f->bytes, pair);
+    __m256i lower = _mm256_unpacklo_epi64(dot0, dot1), upper = _mm256_unpackhi_epi64(dot0, dot1);
+    __m256i dot = type == TENSOR_Q8_0 ? _mm256_add_epi32(lower, upper)
+                                      : _mm256_madd_epi16(_mm256_add_epi16(lower, upper), _mm256_set1_epi16(1));
+    __m256 scale = _mm256_mul_ps(load_scales(p0, p1, f->bytes), _mm256_load_ps(pair->scale));
+    if (f->has_min) *rest = _mm256_add_ps(*rest, scale);
+    else if (type != TENSOR_Q8_0) dot = _mm256_add_epi32(dot, _mm256_load_si256((const __m256i *)pair->offset));
+    return _mm256_fmadd_ps(_mm256_moveldup_ps(scale), _mm256_cvtepi32_ps(dot), sum);
 }
 
 /* Formats in blocks of 32. */
@@ -68,28 +108,31 @@ INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int beg
                           const struct acts *a, int row, float *y, bool add, void *scratch) {
     const struct quant_format *f = &quant_formats[type];
     struct act_view x = act_row(a, row);
-    int blocks = w->cols / f->block, zero = type == TENSOR_Q8_0 ? 0 : f->zero;
+    struct pair *pairs = scratch;
+    const int blocks = w->cols / ACT_BLOCK;
+    for (int b = 0; b < blocks; b += 2) prepare_pair(&pairs[b / 2], &x, b, f->zero);
     const struct ahead ahead = prefetch_ahead(w, end, 2);
-    const float *scales = prepare_scales(&x, blocks, f->has_min ? 1 : -(float)zero, scratch);
     for (int r = begin; r < end; r += 2) {
         const uint8_t *p0 = w->data + (size_t)r * w->row_bytes, *p1 = r + 1 < end ? p0 + w->row_bytes : p0;
-        __m256 sum0 = _mm256_setzero_ps(), sum1 = sum0;
-        __m128 rest = _mm_setzero_ps(); /* the m part: elements 1 and 3 */
-        for (int b = 0; b < blocks; b++, p0 += f->bytes, p1 += f->bytes) {
-            if (b % 2 == 0) prefetch(p0 + b * f->bytes, 4 * f->bytes, ahead);
-            __m256i q = _mm256_load_si256((const __m256i *)(x.q + b * ACT_BLOCK));
-            __m128 scale = _mm_mul_ps(load_scales(f->has_min, p0, p1), _mm_loadu_ps(scales + 4 * b));
-            rest = _mm_add_ps(rest, scale);
-            __m256 scale0 = _mm256_broadcastss_ps(scale),
-                   scale1 = _mm256_broadcastss_ps(_mm_movehl_ps(scale, scale));
-            sum0 = _mm256_fmadd_ps(scale0, _mm256_cvtepi32_ps(dot_block(type, f->bytes, p0, q)), sum0);
-            sum1 = _mm256_fmadd_ps(scale1, _mm256_cvtepi32_ps(dot_block(type, f->bytes, p1, q)), sum1);
+        const uint8_t *read = p0; /* both rows, in the order in which they lie */
+        __m256 sum = _mm256_setzero_ps(), rest = sum;
+        for (int b = 0; b + 2 <= blocks; b += 2, p0 += 2 * f->bytes, p1 += 2 * f->bytes) {
+            prefetch(read, 4 * f->bytes, ahead);
+            read += 4 * f->bytes;
+            sum = add_pair(type, p0, p1, &pairs[b / 2], sum, &rest);
         }
-        float parts[4];
-        _mm_storeu_ps(parts, rest);
-        float dot0 = sum_floats(sum0) + parts[1], dot1 = sum_floats(sum1) + parts[3];
-        y[r] = add ? y[r] + dot0 : dot0;
-        if (r + 1 < end) y[r + 1] = add ? y[r + 1] + dot1 : dot1;
+        if (blocks % 2) {
+            uint8_t last[2][2 * 32 + 4] = {{0}}; /* a block and one of zeros */
+            memcpy(last[0], p0, (size_t)f->bytes);
+            memcpy(last[1], p1, (size_t)f->bytes);
+            sum = add_pair(type, last[0], last[1], &pairs[blocks / 2], sum, &rest);
+        }
+        if (f->has_min) sum = _mm256_add_ps(sum, _mm256_blend_ps(_mm256_setzero_ps(), rest, 0xaa));
+        float dots[4]; /* of both rows, twice */
+        __m128 both = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+        _mm_storeu_ps(dots, _mm_hadd_ps(both, both));
+        y[r] = add ? y[r] + dots[0] : dots[0];
+        if (r + 1 < end) y[r + 1] = add ? y[r + 1] + dots[1] : dots[1];
     }
 }
 

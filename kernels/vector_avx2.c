@@ -28,11 +28,10 @@ INLINE __m256 exp_ps(__m256 x) {
 
 void silu_mul_avx2(float *out, const float *gate, const float *up, int n) {
     for (int i = 0; i < n; i += 8) {
-        __m256i mask = first_lanes(n - i);
-        __m256 g = _mm256_maskload_ps(gate + i, mask);
+        __m256 g = load_first(gate + i, n - i);
         __m256 e = exp_ps(_mm256_sub_ps(_mm256_setzero_ps(), g));
         __m256 silu = _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1), e));
-        _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(silu, _mm256_maskload_ps(up + i, mask)));
+        store_first(out + i, n - i, _mm256_mul_ps(silu, load_first(up + i, n - i)));
     }
 }
 
@@ -52,7 +51,7 @@ void rmsnorm_avx2(float *out, const float *x, const float *weight, int n, float 
         sum1 = _mm256_fmadd_ps(b, b, sum1);
     }
     for (; i < n; i += 8) {
-        __m256 a = _mm256_maskload_ps(x + i, first_lanes(n - i));
+        __m256 a = load_first(x + i, n - i);
         sum0 = _mm256_fmadd_ps(a, a, sum0);
     }
     float mean = sum_floats(_mm256_add_ps(sum0, sum1)) / (float)n;
