@@ -128,7 +128,7 @@ static const struct {
 } choices[] = {
     {"c", &attend_c, &attend_c},
 #if defined(__x86_64__) || defined(__i386__)
-    {"avx2", &attend_avx2, &attend_avx2},
+    {"avx2", &attend_avx2, &attend_fast_avx2},
     {"avx512", &attend_avx512, &attend_avx512},
     {"avx512vnni", &attend_avx512, &attend_avx512vnni},
     {"amx", &attend_avx512, &attend_avx512vnni},

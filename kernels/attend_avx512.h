@@ -7,7 +7,7 @@
 
 #define LANES 16
 #define KEYS 8     /* 8 x 3 sums, 3 rows and a broadcast in 32 registers */
-#define CHANNELS 4 /* 4 rows x 4 sums, 4 values and a weight */
+#define CHANNELS_OF(R) 4
 
 typedef __m512 vec;
 

@@ -12,7 +12,8 @@
  *     v_load_f16 v_set_f16 v_load_i8 v_load_low4 v_load_high4   stored values as floats
  *     v_store_f16
  *     v_transpose(vec x[LANES])       rows for columns
- *     KEYS, CHANNELS                  register tile sizes (see qk_tile(), pv_entries())
+ *     KEYS                            register tile size (see qk_tile())
+ *     CHANNELS_OF(R)                  the same for R rows: 2 or 4 vectors (see pv_entries())
  *
  * The plain C twin of everything here is attend.c. */
 #pragma once
@@ -125,6 +126,26 @@ INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
     prefetch_lines(soon.far, begin, end, soon.second_level);
 }
 
+/* LANES channels of the products of R rows and four keys. With up to three rows these and the sums fit 16 registers;
+ * with four the keys stay there. */
+INLINE void add_products(enum kv_type type, int R, int d, const uint8_t *const *keys, const float *const *q, int c,
+                         vec sum[FEW][4]) {
+    vec x[4];
+    if (R < 4) {
+        UNROLL for (int r = 0; r < R; r++) x[r] = v_load(q[r] + c);
+        UNROLL for (int j = 0; j < 4; j++) {
+            vec k = load_at(type, d, keys[j], c);
+            UNROLL for (int r = 0; r < R; r++) sum[r][j] = v_fma(x[r], k, sum[r][j]);
+        }
+        return;
+    }
+    UNROLL for (int j = 0; j < 4; j++) x[j] = load_at(type, d, keys[j], c);
+    UNROLL for (int r = 0; r < R; r++) {
+        vec row = v_load(q[r] + c);
+        UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_fma(row, x[j], sum[r][j]);
+    }
+}
+
 /* Scores of R rows against all entries. */
 INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
     const size_t four_rows = 4 * kv_row_bytes(type, d);
@@ -134,13 +155,8 @@ INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
         const struct soon soon = soon_after(e->k[i], e->ahead_k);
         for (int c = 0; c < d; c += LANES) {
-            vec k[4];
             prefetch_part(soon, (size_t)c * four_rows / (size_t)d, (size_t)(c + LANES) * four_rows / (size_t)d);
-            UNROLL for (int j = 0; j < 4; j++) k[j] = load_at(type, d, e->k[i + j], c);
-            UNROLL for (int r = 0; r < R; r++) {
-                vec x = v_load(q[r] + c);
-                UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_fma(x, k[j], sum[r][j]);
-            }
+            add_products(type, R, d, &e->k[i], q, c, sum);
         }
         UNROLL for (int r = 0; r < R; r++) v_sum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3], &e->p[r][i]);
     }
@@ -150,17 +166,17 @@ INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const
  * channels' turn prefetches later entries: one by one, so that memory is never without work. */
 INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct entries *e,
                         float (*p)[ATTEND_BLOCK], const float *shrink, float *const *acc, int c) {
-    vec sum[FEW][CHANNELS];
+    vec sum[FEW][4];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int j = 0; j < C; j++)
             sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
     for (int i = 0; i < e->n; i++) {
-        vec v[CHANNELS];
+        vec w[FEW];
         if (c == 0) prefetch_part(soon_after(e->v[i], e->ahead_v), 0, kv_row_bytes(type, d));
-        UNROLL for (int j = 0; j < C; j++) v[j] = load_codes(type, e->v[i], c + j * LANES);
-        UNROLL for (int r = 0; r < R; r++) {
-            vec w = v_set(p[r][i]);
-            UNROLL for (int j = 0; j < C; j++) sum[r][j] = v_fma(w, v[j], sum[r][j]);
+        UNROLL for (int r = 0; r < R; r++) w[r] = v_set(p[r][i]);
+        UNROLL for (int j = 0; j < C; j++) {
+            vec v = load_codes(type, e->v[i], c + j * LANES);
+            UNROLL for (int r = 0; r < R; r++) sum[r][j] = v_fma(w[r], v, sum[r][j]);
         }
     }
     UNROLL for (int r = 0; r < R; r++)
@@ -183,21 +199,17 @@ INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int
 INLINE void pv_entries(enum kv_type type, int R, int d, struct entries *e, const float *shrink,
                        float *const *acc) {
     _Alignas(64) float scaled[FEW][ATTEND_BLOCK];
-    enum { PAIR = 2 }; /* vectors that divide a quantised block on every machine */
+    const int in_block = quantized(type) ? KV_BLOCK / LANES : 4;
+    const int C = CHANNELS_OF(R) < in_block ? CHANNELS_OF(R) : in_block;
+    float (*p)[ATTEND_BLOCK] = quantized(type) ? scaled : e->p;
     int c = 0;
-    if (!quantized(type)) {
-        for (; c + CHANNELS * LANES <= d; c += CHANNELS * LANES)
-            pv_channels(type, R, CHANNELS, d, e, e->p, shrink, acc, c);
-        for (; c < d; c += LANES) pv_channels(type, R, 1, d, e, e->p, shrink, acc, c);
-        return;
-    }
-    for (; c + PAIR * LANES <= d; c += PAIR * LANES) {
-        if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, PAIR, d, e, scaled, shrink, acc, c);
+    for (; c + C * LANES <= d; c += C * LANES) {
+        if (quantized(type) && c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
+        pv_channels(type, R, C, d, e, p, shrink, acc, c);
     }
     for (; c < d; c += LANES) {
-        if (c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, 1, d, e, scaled, shrink, acc, c);
+        if (quantized(type) && c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
+        pv_channels(type, R, 1, d, e, p, shrink, acc, c);
     }
 }
 

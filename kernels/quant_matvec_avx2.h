@@ -114,11 +114,12 @@ INLINE void matvec_blocks(enum tensor_type type, const struct weight *w, int beg
     const struct ahead ahead = prefetch_ahead(w, end, 2);
     for (int r = begin; r < end; r += 2) {
         const uint8_t *p0 = w->data + (size_t)r * w->row_bytes, *p1 = r + 1 < end ? p0 + w->row_bytes : p0;
-        const uint8_t *read = p0; /* both rows, in the order in which they lie */
+        /* lines of both rows are asked for in the order in which they lie; what is ahead of them lies in one piece */
+        const uint8_t *near = read_after(p0, ahead.near, ahead.end, ahead.next);
+        const uint8_t *far = read_after(p0, ahead.far, ahead.end, ahead.next);
         __m256 sum = _mm256_setzero_ps(), rest = sum;
         for (int b = 0; b + 2 <= blocks; b += 2, p0 += 2 * f->bytes, p1 += 2 * f->bytes) {
-            prefetch(read, 4 * f->bytes, ahead);
-            read += 4 * f->bytes;
+            prefetch_at(near + 2 * b * f->bytes, far + 2 * b * f->bytes, 4 * f->bytes, ahead);
             sum = add_pair(type, p0, p1, &pairs[b / 2], sum, &rest);
         }
         if (blocks % 2) {

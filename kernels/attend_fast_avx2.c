@@ -1,0 +1,24 @@
+/* attend_fast_avx2.c - as attend_avx2.c, but decoding takes the products of q8_0
+ * and q4_0 keys with queries in 8 bits, and sums q8_0 values with weights of 16
+ * bits. */
+#include "attend_avx2.h"
+#include "attend_pv_avx2.h"
+#include "attend_tile.h"
+
+#define QK qk_i8
+#define PV pv_i16
+#include "attend_few.h"
+
+const struct attend_kernels attend_fast_avx2 = {
+    .isa = "avx2",
+    .store = simd_store,
+    .load = simd_load,
+    .range = simd_range,
+    .list = simd_list,
+    .scores = simd_scores,
+    .score_list = simd_score_list,
+    .add_softmax = simd_add_softmax,
+    .pack = simd_pack,
+    .block_bytes = simd_block_bytes,
+    .rows = simd_rows,
+};
