@@ -7,6 +7,7 @@
 
 #include "simd_avx2.h"
 
+#define OF_ISA(name) attend_##name##_avx2
 #define LANES 8
 #define KEYS 4     /* 4 x 3 sums, 3 rows and a broadcast in 16 registers */
 #define CHANNELS_OF(R) ((R) > 3 ? 2 : 4)
@@ -22,6 +23,7 @@ typedef __m256 vec;
 #define v_mul _mm256_mul_ps
 #define v_max _mm256_max_ps
 #define v_fma _mm256_fmadd_ps
+#define v_abs(x) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x)
 #define v_sum sum_floats
 #define v_max_lane largest_float
 

@@ -1,5 +1,6 @@
 /* attend_avx512.c - attention in float32 with vectors of 16. */
 #include "attend_avx512.h"
+#include "attend_float.h"
 #include "attend_tile.h"
 
 #define QK qk_any
@@ -9,13 +10,6 @@
 const struct attend_kernels attend_avx512 = {
     .isa = "avx512",
     .store = simd_store,
-    .load = simd_load,
-    .range = simd_range,
-    .list = simd_list,
-    .scores = simd_scores,
-    .score_list = simd_score_list,
-    .add_softmax = simd_add_softmax,
-    .pack = simd_pack,
-    .block_bytes = simd_block_bytes,
-    .rows = simd_rows,
+    FEW_KERNELS,
+    TILE_KERNELS,
 };

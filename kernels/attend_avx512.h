@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define OF_ISA(name) attend_##name##_avx512
 #define LANES 16
 #define KEYS 8     /* 8 x 3 sums, 3 rows and a broadcast in 32 registers */
 #define CHANNELS_OF(R) 4

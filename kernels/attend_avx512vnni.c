@@ -363,12 +363,7 @@ static void store_row(enum kv_type type, int d, const float *x, uint8_t *row) {
 const struct attend_kernels attend_avx512vnni = {
     .isa = "avx512vnni",
     .store = store_row,
-    .load = simd_load,
-    .range = simd_range,
-    .list = simd_list,
-    .scores = simd_scores,
-    .score_list = simd_score_list,
-    .add_softmax = simd_add_softmax,
+    FEW_KERNELS,
     .pack = pack,
     .block_bytes = block_bytes,
     .rows = attend_rows,

@@ -12,13 +12,6 @@
 const struct attend_kernels attend_fast_avx2 = {
     .isa = "avx2",
     .store = simd_store,
-    .load = simd_load,
-    .range = simd_range,
-    .list = simd_list,
-    .scores = simd_scores,
-    .score_list = simd_score_list,
-    .add_softmax = simd_add_softmax,
-    .pack = simd_pack,
-    .block_bytes = simd_block_bytes,
-    .rows = simd_rows,
+    FEW_KERNELS,
+    TILE_KERNELS,
 };

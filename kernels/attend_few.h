@@ -2,8 +2,8 @@
  *
  * The file that includes it names the two products of a block of entries:
  *
- *     QK(type, R, e, q)            e->p[r][i] = q[r] . k_i
- *     PV(type, R, e, shrink, acc)  acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i
+ *     QK(type, R, e)  e->p[r][i] = e->q[r] . k_i
+ *     PV(type, R, e)  e->acc[r] = e->acc[r] * e->shrink[r] + sum of e->p[r][i] v_i
  *
  * which are qk_any() and pv_any() of attend_simd.h or something faster. */
 #pragma once
@@ -15,15 +15,17 @@
 #define AHEAD_ZEN5 4096 /* and twice that: asking twice is faster for q8_0, but not for f16 and q4_0 */
 #define AHEAD_ZEN4 16384 /* in the second-level cache: the first waits for few lines at a time, and reads with them */
 
-/* Scores of a row's first `seen` entries become weights; the others get none.
- * Brings max and sum of the state up to date; returns what shrinks its sums. */
-static float softmax_entries(float *p, int n, int seen, float *state, float *largest) {
-    *largest = 0;
+/* Scores of row r's first `seen` entries become weights; the others get none.
+ * Brings max and sum of its state up to date, and finds what shrinks its sums. */
+static void softmax_entries(struct entries *e, int r, int seen, float *state) {
+    float *p = e->p[r];
     if (seen <= 0) {
-        memset(p, 0, sizeof *p * ATTEND_BLOCK);
-        return 1;
+        memset(p, 0, sizeof e->p[r]);
+        e->largest[r] = 0;
+        e->shrink[r] = 1;
+        return;
     }
-    int padded = whole_vectors(n);
+    int padded = whole_vectors(e->n);
     for (int i = seen; i < padded; i++) p[i] = NEVER;
     vec top = v_load(p);
     for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));
@@ -37,10 +39,10 @@ static float softmax_entries(float *p, int n, int seen, float *state, float *lar
         v_store(p + i, w);
     }
     float shrink = max > old ? expf(old - max) : 1;
-    *largest = v_max_lane(most);
+    e->shrink[r] = shrink;
+    e->largest[r] = v_max_lane(most);
     state[ATTEND_MAX] = max;
     state[ATTEND_SUM] = state[ATTEND_SUM] * shrink + v_sum(sum);
-    return shrink;
 }
 
 static size_t whole_rows(size_t bytes, size_t row_bytes) {
@@ -95,18 +97,16 @@ static void begin_list(struct entries *e) {
 /* Up to FEW rows attend to the entries; `first` is the index of the first. */
 static void attend_entries(const struct kv_view *kv, struct entries *e, const struct attend_row *rows, int R,
                            int first) {
-    const float *q[FEW];
-    float *acc[FEW], shrink[FEW];
     for (int r = 0; r < R; r++) {
-        q[r] = rows[r].q;
-        acc[r] = rows[r].state + ATTEND_ACC;
+        e->q[r] = rows[r].q;
+        e->acc[r] = rows[r].state + ATTEND_ACC;
     }
-    QK(kv->type_k, R, e, q);
+    QK(kv->type_k, R, e);
     for (int r = 0; r < R; r++) {
         int seen = rows[r].limit - first < e->n ? rows[r].limit - first : e->n;
-        shrink[r] = softmax_entries(e->p[r], e->n, seen, rows[r].state, &e->largest[r]);
+        softmax_entries(e, r, seen, rows[r].state);
     }
-    PV(kv->type_v, R, e, shrink, acc);
+    PV(kv->type_v, R, e);
 }
 
 /* The first values of a range come while its first keys are read. */
@@ -144,7 +144,7 @@ static void simd_list(const struct kv_view *kv, const int *index, const float *s
         return;
     }
     struct entries e;
-    float *acc = state + ATTEND_ACC;
+    e.acc[0] = state + ATTEND_ACC;
     begin_list(&e);
     prefetch_list(kv->v, kv->v_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
@@ -152,8 +152,8 @@ static void simd_list(const struct kv_view *kv, const int *index, const float *s
         prefetch_list(kv->v, kv->v_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);
         point_at(&e, kv, index + i, 0, count);
         memcpy(e.p[0], scores + i, (size_t)count * sizeof *scores);
-        float shrink = softmax_entries(e.p[0], count, count, state, &e.largest[0]);
-        PV(kv->type_v, 1, &e, &shrink, &acc);
+        softmax_entries(&e, 0, count, state);
+        PV(kv->type_v, 1, &e);
     }
 }
 
@@ -162,9 +162,8 @@ static void score_entries(const struct kv_view *kv, struct entries *e, const flo
                           float *scores, size_t stride) {
     for (int r = 0; r < m; r += FEW) {
         int R = m - r < FEW ? m - r : FEW;
-        const float *rows[FEW];
-        for (int j = 0; j < R; j++) rows[j] = q + (size_t)(r + j) * q_stride;
-        QK(kv->type_k, R, e, rows);
+        for (int j = 0; j < R; j++) e->q[j] = q + (size_t)(r + j) * q_stride;
+        QK(kv->type_k, R, e);
         for (int j = 0; j < R; j++)
             memcpy(scores + (size_t)(r + j) * stride, e->p[j], (size_t)e->n * sizeof(float));
     }
@@ -217,3 +216,8 @@ static void simd_add_softmax(float *scores, int n, float scale, float *sums) {
     v_store(tail_sums, v_mul(last, share));
     for (int i = full; i < n; i++) sums[i] += tail_sums[i - full];
 }
+
+/* The table's entries that are here, and those of attend_simd.h. */
+#define FEW_KERNELS                                                                                        \
+    .load = simd_load, .range = simd_range, .list = simd_list, .scores = simd_scores,                      \
+    .score_list = simd_score_list, .add_softmax = simd_add_softmax

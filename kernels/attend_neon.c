@@ -3,6 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define OF_ISA(name) attend_##name##_neon
 #define LANES 4
 #define KEYS 8     /* 8 x 3 sums, 3 rows and a broadcast in 32 registers */
 #define CHANNELS_OF(R) 4
@@ -83,6 +84,7 @@ static inline void v_transpose(vec x[LANES]) {
     x[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
 }
 
+#include "attend_float.h"
 #include "attend_tile.h"
 
 #define QK qk_any
@@ -92,13 +94,6 @@ static inline void v_transpose(vec x[LANES]) {
 const struct attend_kernels attend_neon = {
     .isa = "neon",
     .store = simd_store,
-    .load = simd_load,
-    .range = simd_range,
-    .list = simd_list,
-    .scores = simd_scores,
-    .score_list = simd_score_list,
-    .add_softmax = simd_add_softmax,
-    .pack = simd_pack,
-    .block_bytes = simd_block_bytes,
-    .rows = simd_rows,
+    FEW_KERNELS,
+    TILE_KERNELS,
 };

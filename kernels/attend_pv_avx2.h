@@ -50,8 +50,7 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m256i out[2]) {
 }
 
 /* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for PART channels from c on, of block b of the weights. */
-INLINE void pv_part(int R, int d, int n, const struct entries *e, const struct weights *w, int b, const float *shrink,
-                    float *const *acc, int c) {
+INLINE void pv_part(int R, int d, int n, const struct entries *e, const struct weights *w, int b, int c) {
     const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
     __m256i sum[FEW][2];
     UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
@@ -69,24 +68,26 @@ INLINE void pv_part(int R, int d, int n, const struct entries *e, const struct w
         UNROLL for (int j = 0; j < 2; j++) {
             __m256i eight = j ? _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x31)
                               : _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x20);
-            float *to = acc[r] + c + j * LANES;
+            float *to = e->acc[r] + c + j * LANES;
             vec y = v_mul(_mm256_cvtepi32_ps(eight), v_set(w->one[b][r]));
-            v_store(to, v_fma(v_load(to), v_set(shrink[r]), y));
+            v_store(to, v_fma(v_load(to), v_set(e->shrink[r]), y));
         }
 }
 
-INLINE void pv_blocks(enum kv_type type, int R, int d, struct entries *e, const float *shrink, float *const *acc) {
+INLINE void pv_blocks(enum kv_type type, int R, int d, int n, struct entries *e) {
     (void)type;
-    const int n = whole_vectors(e->n);
     struct weights w;
+    n = whole_vectors(n);
     for (int c = 0; c < d; c += PART) {
         if (c % (2 * KV_BLOCK) == 0) weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
-        pv_part(R, d, n, e, &w, c / KV_BLOCK % 2, shrink, acc, c);
+        pv_part(R, d, n, e, &w, c / KV_BLOCK % 2, c);
     }
 }
 
+FOR_SIZES(pv_q8, pv_blocks, KV_Q8_0)
+
 /* Types other than q8_0, and where blocks don't come in pairs, in float32. */
-static void pv_i16(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
-    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e, shrink, acc);
-    else BY_ROWS(pv_blocks, KV_Q8_0, R, e->d, e, shrink, acc)
+static void pv_i16(enum kv_type type, int R, struct entries *e) {
+    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e);
+    else pv_q8(R, e);
 }

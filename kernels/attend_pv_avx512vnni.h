@@ -59,7 +59,7 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m512i out[2]) {
 #define STEP 8 /* entries, for prefetching whole lines */
 
 /* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for the two blocks of channels from c on. */
-INLINE void pv_pair(int R, int d, int n, const struct entries *e, const float *shrink, float *const *acc, int c) {
+INLINE void pv_pair(int R, int d, int n, const struct entries *e, int c) {
     const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
     struct weights w;
     weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
@@ -86,22 +86,21 @@ INLINE void pv_pair(int R, int d, int n, const struct entries *e, const float *s
             __m512i low = (__m512i)sum[r][j / 2 * 2], high = (__m512i)sum[r][j / 2 * 2 + 1];
             __m512i half = _mm512_shuffle_i64x2(low, high, 0x44);
             if (j % 2) half = _mm512_shuffle_i64x2(low, high, 0xee);
-            float *to = acc[r] + c + j * LANES;
+            float *to = e->acc[r] + c + j * LANES;
             vec y = v_mul(_mm512_cvtepi32_ps(half), v_set(w.one[j / 2][r]));
-            v_store(to, v_fma(v_load(to), v_set(shrink[r]), y));
+            v_store(to, v_fma(v_load(to), v_set(e->shrink[r]), y));
         }
 }
 
-INLINE void pv_pairs(enum kv_type type, int R, int d, struct entries *e, const float *shrink, float *const *acc) {
+INLINE void pv_pairs(enum kv_type type, int R, int d, int n, struct entries *e) {
     (void)type;
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) {
-        if (e->n == ATTEND_BLOCK) pv_pair(R, d, ATTEND_BLOCK, e, shrink, acc, c);
-        else pv_pair(R, d, whole_vectors(e->n), e, shrink, acc, c);
-    }
+    for (int c = 0; c < d; c += 2 * KV_BLOCK) pv_pair(R, d, whole_vectors(n), e, c);
 }
 
+FOR_BLOCKS(pv_q8, pv_pairs, KV_Q8_0)
+
 /* Types other than q8_0, and where blocks don't come in pairs, in float32. */
-static void pv_i16(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
-    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e, shrink, acc);
-    else BY_ROWS(pv_pairs, KV_Q8_0, R, e->d, e, shrink, acc)
+static void pv_i16(enum kv_type type, int R, struct entries *e) {
+    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e);
+    else pv_q8(R, e);
 }

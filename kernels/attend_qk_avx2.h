@@ -16,8 +16,6 @@ INLINE void load_scales(const uint8_t *const *rows, size_t at, vec scale[2]) {
     scale[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));
 }
 
-INLINE vec v_abs(vec x) { return _mm256_andnot_ps(v_set(-0.0f), x); }
-
 /* 32 floats as scale * integers of at most 127 in magnitude, as bytes; returns the scale. */
 INLINE float quantize_block(const float *x, __m256i *bytes) {
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
@@ -60,14 +58,13 @@ INLINE struct query_block make_query_block(enum kv_type type, const float *x) {
 }
 
 /* [d/32, FEW] blocks of the queries, kept from block to block of entries. */
-INLINE const struct query_block *ready_queries(enum kv_type type, int R, int d, struct entries *e,
-                                               const float *const *q) {
+INLINE const struct query_block *ready_queries(enum kv_type type, int R, int d, struct entries *e) {
     struct query_block *blocks = (struct query_block *)e->queries;
     _Static_assert(sizeof *blocks * FEW * (KV_MAX_DIM / KV_BLOCK) <= QUERIES_BYTES, "queries fit");
-    if (e->ready == q[0]) return blocks;
+    if (e->ready == e->q[0]) return blocks;
     for (int c = 0; c < d; c += KV_BLOCK)
-        for (int r = 0; r < R; r++) blocks[c / KV_BLOCK * FEW + r] = make_query_block(type, q[r] + c);
-    e->ready = q[0];
+        for (int r = 0; r < R; r++) blocks[c / KV_BLOCK * FEW + r] = make_query_block(type, e->q[r] + c);
+    e->ready = e->q[0];
     return blocks;
 }
 
@@ -139,16 +136,19 @@ INLINE void qk_two_blocks(enum kv_type type, int R, int d, int n, struct entries
     }
 }
 
-INLINE void qk_blocks(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
-    const struct query_block *blocks = ready_queries(type, R, d, e, q);
+INLINE void qk_blocks(enum kv_type type, int R, int d, int n, struct entries *e) {
+    const struct query_block *blocks = ready_queries(type, R, d, e);
     for (int c = 0; c < d; c += 2 * KV_BLOCK)
-        qk_two_blocks(type, R, d, whole_vectors(e->n), e, blocks + c / KV_BLOCK * FEW, c);
+        qk_two_blocks(type, R, d, whole_vectors(n), e, blocks + c / KV_BLOCK * FEW, c);
 }
 
+FOR_SIZES(qk_q8, qk_blocks, KV_Q8_0)
+FOR_SIZES(qk_q4, qk_blocks, KV_Q4_0)
+
 /* Where blocks don't come in pairs, or aren't quantised, in float32. */
-static void qk_i8(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e, q);
-    else if (type == KV_Q8_0) BY_ROWS(qk_blocks, KV_Q8_0, R, e->d, e, q)
-    else if (type == KV_Q4_0) BY_ROWS(qk_blocks, KV_Q4_0, R, e->d, e, q)
-    else qk_any(type, R, e, q);
+static void qk_i8(enum kv_type type, int R, struct entries *e) {
+    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e);
+    else if (type == KV_Q8_0) qk_q8(R, e);
+    else if (type == KV_Q4_0) qk_q4(R, e);
+    else qk_any(type, R, e);
 }

@@ -102,14 +102,13 @@ INLINE struct query_pair quantize_pair(const float *q, int excess) {
 }
 
 /* [d/64, FEW] pairs of the queries, kept from block to block. */
-INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, const float *const *q,
-                                            int excess) {
+INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, int excess) {
     struct query_pair *pairs = (struct query_pair *)e->queries;
     _Static_assert(sizeof *pairs * FEW * (KV_MAX_DIM / 64) <= QUERIES_BYTES, "pairs of queries fit");
-    if (e->ready == q[0]) return pairs;
+    if (e->ready == e->q[0]) return pairs;
     for (int c = 0; c < d; c += 2 * KV_BLOCK)
-        for (int r = 0; r < R; r++) pairs[c / (2 * KV_BLOCK) * FEW + r] = quantize_pair(q[r] + c, excess);
-    e->ready = q[0];
+        for (int r = 0; r < R; r++) pairs[c / (2 * KV_BLOCK) * FEW + r] = quantize_pair(e->q[r] + c, excess);
+    e->ready = e->q[0];
     return pairs;
 }
 
@@ -141,19 +140,32 @@ INLINE void qk_pair(enum kv_type type, int R, int d, int n, struct entries *e, c
     }
 }
 
-INLINE void qk_pairs(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
-    const struct query_pair *pairs = ready_pairs(R, d, e, q, type == KV_Q8_0 ? 128 : 8);
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) {
-        const struct query_pair *pair = pairs + c / (2 * KV_BLOCK) * FEW;
-        if (e->n == ATTEND_BLOCK) qk_pair(type, R, d, ATTEND_BLOCK, e, pair, c);
-        else qk_pair(type, R, d, whole_vectors(e->n), e, pair, c);
-    }
+INLINE void qk_pairs(enum kv_type type, int R, int d, int n, struct entries *e) {
+    const struct query_pair *pairs = ready_pairs(R, d, e, type == KV_Q8_0 ? 128 : 8);
+    for (int c = 0; c < d; c += 2 * KV_BLOCK)
+        qk_pair(type, R, d, whole_vectors(n), e, pairs + c / (2 * KV_BLOCK) * FEW, c);
 }
 
+/* Defines name(R, e) as FOR_SIZES does, but with the number of entries as a constant, too: the usual head sizes' copies
+ * are for full blocks. */
+#define FOR_BLOCKS(name, f, type)                              \
+    FOR_ROWS(name##_64, f, type, 64, ATTEND_BLOCK)             \
+    FOR_ROWS(name##_128, f, type, 128, ATTEND_BLOCK)           \
+    FOR_ROWS(name##_any, f, type, e->d, e->n)                  \
+    static void name(int R, struct entries *e) {               \
+        bool full = e->n == ATTEND_BLOCK;                      \
+        if (full && e->d == 64) name##_64(R, e);               \
+        else if (full && e->d == 128) name##_128(R, e);        \
+        else name##_any(R, e);                                 \
+    }
+
+FOR_BLOCKS(qk_q8, qk_pairs, KV_Q8_0)
+FOR_BLOCKS(qk_q4, qk_pairs, KV_Q4_0)
+
 /* Where blocks don't come in pairs, or aren't quantised, in float32. */
-static void qk_i8(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e, q);
-    else if (type == KV_Q8_0) BY_ROWS(qk_pairs, KV_Q8_0, R, e->d, e, q)
-    else if (type == KV_Q4_0) BY_ROWS(qk_pairs, KV_Q4_0, R, e->d, e, q)
-    else qk_any(type, R, e, q);
+static void qk_i8(enum kv_type type, int R, struct entries *e) {
+    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e);
+    else if (type == KV_Q8_0) qk_q8(R, e);
+    else if (type == KV_Q4_0) qk_q4(R, e);
+    else qk_any(type, R, e);
 }

@@ -1,4 +1,4 @@
-/* attend_simd.h - attend.h in float32 for any vector width, as static functions.
+/* attend_simd.h - what attend.h's functions have in common, for any vector width.
  *
  * The file that includes it defines the vectors:
  *
@@ -14,8 +14,9 @@
  *     v_transpose(vec x[LANES])       rows for columns
  *     KEYS                            register tile size (see qk_tile())
  *     CHANNELS_OF(R)                  the same for R rows: 2 or 4 vectors (see pv_entries())
+ *     OF_ISA(name)                    name of a function that exists for each instruction set
  *
- * The plain C twin of everything here is attend.c. */
+ * attend_float.h, attend_tile.h and attend_few.h have the functions; their plain C twin is attend.c. */
 #pragma once
 
 #include <math.h>
@@ -80,8 +81,11 @@ struct rows_ahead {
     const uint8_t *end, *next;
 };
 
-/* What one pass over up to ATTEND_BLOCK entries works on. */
+/* What one pass of up to FEW rows over up to ATTEND_BLOCK entries works on. */
 struct entries {
+    const float *q[FEW]; /* queries */
+    float *acc[FEW];     /* weighted sums */
+    float shrink[FEW];   /* what those are multiplied by, as the largest score has changed */
     int n, d;
     struct rows_ahead ahead_k, ahead_v;
     /* Stored rows, the last repeated up to a multiple of 16. */
@@ -126,121 +130,39 @@ INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
     prefetch_lines(soon.far, begin, end, soon.second_level);
 }
 
-/* LANES channels of the products of R rows and four keys. With up to three rows these and the sums fit 16 registers;
- * with four the keys stay there. */
-INLINE void add_products(enum kv_type type, int R, int d, const uint8_t *const *keys, const float *const *q, int c,
-                         vec sum[FEW][4]) {
-    vec x[4];
-    if (R < 4) {
-        UNROLL for (int r = 0; r < R; r++) x[r] = v_load(q[r] + c);
-        UNROLL for (int j = 0; j < 4; j++) {
-            vec k = load_at(type, d, keys[j], c);
-            UNROLL for (int r = 0; r < R; r++) sum[r][j] = v_fma(x[r], k, sum[r][j]);
-        }
-        return;
-    }
-    UNROLL for (int j = 0; j < 4; j++) x[j] = load_at(type, d, keys[j], c);
-    UNROLL for (int r = 0; r < R; r++) {
-        vec row = v_load(q[r] + c);
-        UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_fma(row, x[j], sum[r][j]);
-    }
-}
-
-/* Scores of R rows against all entries. */
-INLINE void qk_entries(enum kv_type type, int R, int d, struct entries *e, const float *const *q) {
-    const size_t four_rows = 4 * kv_row_bytes(type, d);
-    for (int i = 0; i < e->n; i += 4) {
-        vec sum[FEW][4];
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
-        const struct soon soon = soon_after(e->k[i], e->ahead_k);
-        for (int c = 0; c < d; c += LANES) {
-            prefetch_part(soon, (size_t)c * four_rows / (size_t)d, (size_t)(c + LANES) * four_rows / (size_t)d);
-            add_products(type, R, d, &e->k[i], q, c, sum);
-        }
-        UNROLL for (int r = 0; r < R; r++) v_sum4(sum[r][0], sum[r][1], sum[r][2], sum[r][3], &e->p[r][i]);
-    }
-}
-
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. The first
- * channels' turn prefetches later entries: one by one, so that memory is never without work. */
-INLINE void pv_channels(enum kv_type type, int R, int C, int d, const struct entries *e,
-                        float (*p)[ATTEND_BLOCK], const float *shrink, float *const *acc, int c) {
-    vec sum[FEW][4];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < C; j++)
-            sum[r][j] = v_mul(v_set(shrink[r]), v_load(acc[r] + c + j * LANES));
-    for (int i = 0; i < e->n; i++) {
-        vec w[FEW];
-        if (c == 0) prefetch_part(soon_after(e->v[i], e->ahead_v), 0, kv_row_bytes(type, d));
-        UNROLL for (int r = 0; r < R; r++) w[r] = v_set(p[r][i]);
-        UNROLL for (int j = 0; j < C; j++) {
-            vec v = load_codes(type, e->v[i], c + j * LANES);
-            UNROLL for (int r = 0; r < R; r++) sum[r][j] = v_fma(w[r], v, sum[r][j]);
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < C; j++) v_store(acc[r] + c + j * LANES, sum[r][j]);
-}
-
-/* scaled[r][i] = p[r][i] * the scale of block c / KV_BLOCK of value i. */
-INLINE void scale_weights(enum kv_type type, int R, const struct entries *e, int c,
-                          float (*scaled)[ATTEND_BLOCK]) {
-    _Alignas(64) uint16_t scales[ATTEND_BLOCK];
-    int padded = whole_vectors(e->n);
-    for (int i = 0; i < e->n; i++) memcpy(&scales[i], e->v[i] + kv_scale_at(type, e->d, c / KV_BLOCK), 2);
-    for (int i = e->n; i < padded; i++) scales[i] = 0;
-    for (int i = 0; i < padded; i += LANES) {
-        vec scale = v_load_f16((const uint8_t *)(scales + i));
-        UNROLL for (int r = 0; r < R; r++) v_store(scaled[r] + i, v_mul(scale, v_load(e->p[r] + i)));
-    }
-}
-
-INLINE void pv_entries(enum kv_type type, int R, int d, struct entries *e, const float *shrink,
-                       float *const *acc) {
-    _Alignas(64) float scaled[FEW][ATTEND_BLOCK];
-    const int in_block = quantized(type) ? KV_BLOCK / LANES : 4;
-    const int C = CHANNELS_OF(R) < in_block ? CHANNELS_OF(R) : in_block;
-    float (*p)[ATTEND_BLOCK] = quantized(type) ? scaled : e->p;
-    int c = 0;
-    for (; c + C * LANES <= d; c += C * LANES) {
-        if (quantized(type) && c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, C, d, e, p, shrink, acc, c);
-    }
-    for (; c < d; c += LANES) {
-        if (quantized(type) && c % KV_BLOCK == 0) scale_weights(type, R, e, c, scaled);
-        pv_channels(type, R, 1, d, e, p, shrink, acc, c);
-    }
-}
-
-/* Calls f with the type, the row count and the usual head sizes as constants, so that the compiler makes one
- * copy for each. */
-#define BY_SIZE(f, type, R, d, ...)                    \
-    if ((d) == 64) f(type, R, 64, __VA_ARGS__);        \
-    else if ((d) == 128) f(type, R, 128, __VA_ARGS__); \
-    else f(type, R, d, __VA_ARGS__)
-#define BY_ROWS(f, type, R, d, ...)                      \
-    switch (R) {                                         \
-    case 1: BY_SIZE(f, type, 1, d, __VA_ARGS__); break;  \
-    case 2: BY_SIZE(f, type, 2, d, __VA_ARGS__); break;  \
-    case 3: BY_SIZE(f, type, 3, d, __VA_ARGS__); break;  \
-    default: BY_SIZE(f, type, 4, d, __VA_ARGS__); break; \
-    }
-#define BY_TYPE(f, type, R, d, ...)                              \
-    switch (type) {                                              \
-    case KV_F32: BY_ROWS(f, KV_F32, R, d, __VA_ARGS__); break;   \
-    case KV_F16: BY_ROWS(f, KV_F16, R, d, __VA_ARGS__); break;   \
-    case KV_Q8_0: BY_ROWS(f, KV_Q8_0, R, d, __VA_ARGS__); break; \
-    case KV_Q4_0: BY_ROWS(f, KV_Q4_0, R, d, __VA_ARGS__); break; \
+/* Defines name(R, e): f(type, R, d, n, e) with the number of rows as a constant, so that the compiler makes a copy of
+ * f for each. */
+#define FOR_ROWS(name, f, type, d, n)              \
+    NOINLINE void name(int R, struct entries *e) { \
+        switch (R) {                               \
+        case 1: f(type, 1, d, n, e); break;        \
+        case 2: f(type, 2, d, n, e); break;        \
+        case 3: f(type, 3, d, n, e); break;        \
+        default: f(type, 4, d, n, e); break;       \
+        }                                          \
     }
 
-static void qk_any(enum kv_type type, int R, struct entries *e, const float *const *q) {
-    BY_TYPE(qk_entries, type, R, e->d, e, q)
-}
+/* With the usual head sizes as constants, too. */
+#define FOR_SIZES(name, f, type)                    \
+    FOR_ROWS(name##_64, f, type, 64, e->n)          \
+    FOR_ROWS(name##_128, f, type, 128, e->n)        \
+    FOR_ROWS(name##_any, f, type, e->d, e->n)       \
+    static void name(int R, struct entries *e) {    \
+        if (e->d == 64) name##_64(R, e);            \
+        else if (e->d == 128) name##_128(R, e);     \
+        else name##_any(R, e);                      \
+    }
 
-static void pv_any(enum kv_type type, int R, struct entries *e, const float *shrink, float *const *acc) {
-    BY_TYPE(pv_entries, type, R, e->d, e, shrink, acc)
-}
+/* Both products of a block of entries with R rows, of any type, in float32: attend_float.h, once for an instruction
+ * set. */
+#define qk_any OF_ISA(qk_any)
+#define pv_any OF_ISA(pv_any)
+
+/* e->p[r][i] = e->q[r] . k_i */
+void qk_any(enum kv_type type, int R, struct entries *e);
+
+/* e->acc[r] = e->acc[r] * e->shrink[r] + sum of e->p[r][i] v_i */
+void pv_any(enum kv_type type, int R, struct entries *e);
 
 /* ---- many rows: lanes are rows ---------------------------------------------------- */
 

@@ -137,3 +137,6 @@ static void simd_rows(int d, const void *blocks, int begin, int n, const struct 
         store_tile(&t, d, rows, count);
     }
 }
+
+/* The table's entries that are here. */
+#define TILE_KERNELS .pack = simd_pack, .block_bytes = simd_block_bytes, .rows = simd_rows

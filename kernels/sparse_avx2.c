@@ -1,23 +1,8 @@
 /* sparse_avx2.c - sparse.h with vectors of 8. */
-#include "simd_avx2.h"
+#include "attend_avx2.h"
 
-#define LANES 8
-
-typedef __m256 vec;
 typedef __m256i ivec;
 
-#define v_zero _mm256_setzero_ps
-#define v_set _mm256_set1_ps
-#define v_load _mm256_loadu_ps
-#define v_store _mm256_storeu_ps
-#define v_add _mm256_add_ps
-#define v_sub _mm256_sub_ps
-#define v_mul _mm256_mul_ps
-#define v_max _mm256_max_ps
-#define v_fma _mm256_fmadd_ps
-#define v_sum sum_floats
-#define v_max_lane largest_float
-#define v_abs(x) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x)
 #define v_reached(x, least) ((unsigned)_mm256_movemask_ps(_mm256_cmp_ps(x, least, _CMP_GE_OQ)))
 
 #define i_zero _mm256_setzero_si256
