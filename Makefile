@@ -13,7 +13,7 @@
 CC      ?= gcc
 BUILD   ?= build
 RUN     ?= run
-CFLAGS  ?= -O3 -g
+CFLAGS  ?= -O3 -g1
 PYTHON  ?= python3
 WARN    := -Wall -Wextra -Wpedantic -Wshadow
 ALL_CFLAGS = -std=gnu11 -I. $(WARN) $(CFLAGS) -pthread -ffp-contract=off -fno-math-errno -MMD -MP
@@ -26,16 +26,22 @@ ALL_CFLAGS += -DATTN_BLAS
 LDLIBS  += -lopenblas
 endif
 
+# As many compilers as there are cores, unless -j says otherwise: the kernels take most of a minute.
+ifeq (,$(filter -j%,$(MAKEFLAGS)))
+MAKEFLAGS += -j$(shell nproc || echo 2)
+endif
+
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
-SRC     := $(filter-out run.c,$(wildcard *.c)) $(wildcard app/*.c attention/*.c cache/*.c tokenizer/*.c)
-ISA_C   := $(foreach isa,avx2 avx512 avx512vnni amx neon neondot,$(wildcard kernels/*_$(isa).c))
-SRC     += $(filter-out $(ISA_C),$(wildcard kernels/*.c))
+# Those that take longest come first, so that no core is left waiting for them.
+ISA_C   := $(foreach isa,avx512vnni avx2 avx512 amx neon neondot,$(wildcard kernels/*_$(isa).c))
 ifneq (,$(filter x86_64 i686,$(ARCH)))
-SRC     += $(filter-out %_neon.c %_neondot.c,$(ISA_C))
+SRC     := $(filter-out %_neon.c %_neondot.c,$(ISA_C))
 endif
 ifeq ($(ARCH),aarch64)
-SRC     += $(filter %_neon.c %_neondot.c,$(ISA_C))
+SRC     := $(filter %_neon.c %_neondot.c,$(ISA_C))
 endif
+SRC     += $(filter-out $(ISA_C),$(wildcard kernels/*.c)) $(filter-out run.c,$(wildcard *.c))
+SRC     += $(wildcard app/*.c attention/*.c cache/*.c tokenizer/*.c)
 OBJ     := $(SRC:%.c=$(BUILD)/%.o)
 
 # Only these files may use more than the baseline instruction set: kernels_select() decides at run time.
@@ -74,11 +80,11 @@ unit: $(TESTS:%=$(BUILD)/%)
 	    if $$t; then r=ok; else r=FAILED; fi; echo "$$r $$t" >> $(BUILD)/unit.txt; done; \
 	 ! grep FAILED $(BUILD)/unit.txt
 
-# A build of its own: objects with BLAS=1 differ.
+# A build of its own, as objects with BLAS=1 differ, and a quick one: it is for exactness.
 unit-blas:
 	@if echo 'int main(void) { return 0; }' | \
 	    $(CC) -x c -include cblas.h -o /dev/null - -lopenblas 2>/dev/null; then \
-	    $(MAKE) -s BLAS=1 BUILD=$(BUILD)/blas $(BUILD)/blas/test_matmul && $(BUILD)/blas/test_matmul; \
+	    $(MAKE) -s BLAS=1 BUILD=$(BUILD)/blas CFLAGS=-O1 $(BUILD)/blas/test_matmul && $(BUILD)/blas/test_matmul; \
 	 else echo "unit-blas: skipped, there is no OpenBLAS"; fi
 
 # Without a network and without the model, its tests are skipped.
@@ -101,7 +107,8 @@ check-san: venv
 	RUN=$(SAN)/run .venv/bin/python tests/fuzz/fuzz_models.py
 	RUN=$(SAN)/run .venv/bin/python tests/fuzz/fuzz_cli.py
 
-test-long: test check-san
+test-long: test
+	$(MAKE) check-san
 	RUN=$(RUN) .venv/bin/python -m pytest -q -m long tests
 
 model:
