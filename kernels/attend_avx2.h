@@ -27,18 +27,14 @@ typedef __m256 vec;
 #define v_sum sum_floats
 #define v_max_lane largest_float
 
-/* As v_exp2() in attend_avx512.h; below -87 the result would leave the normal range. */
+#include "attend_exp2.h"
+
+/* Below -87 the result would leave the normal range. */
 static inline vec v_exp(vec x) {
     vec t = v_mul(v_max(x, v_set(-88)), v_set(1.44269504f));
-    vec n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(t, n);
-    vec y = v_fma(f, v_set(1.535336188e-4f), v_set(1.339887440e-3f));
-    y = v_fma(y, f, v_set(9.618437357e-3f));
-    y = v_fma(y, f, v_set(5.550332471e-2f));
-    y = v_fma(y, f, v_set(2.402264791e-1f));
-    y = v_fma(y, f, v_set(6.931472028e-1f));
-    y = v_fma(y, f, v_set(1.0f));
+    vec n = _mm256_round_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
-    y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
+    vec y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(exp2_fraction(v_sub(t, n))), exponent));
     return _mm256_and_ps(y, _mm256_cmp_ps(x, v_set(-87), _CMP_GE_OQ));
 }
 

@@ -24,16 +24,11 @@ typedef __m512 vec;
 #define v_sum _mm512_reduce_add_ps
 #define v_max_lane _mm512_reduce_max_ps
 
-/* 2^x = 2^n 2^f with |f| <= 1/2; the polynomial's relative error is 2e-7. */
+#include "attend_exp2.h"
+
 static inline vec v_exp2(vec x) {
-    vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = v_sub(x, n);
-    vec y = v_fma(f, v_set(1.535336188e-4f), v_set(1.339887440e-3f));
-    y = v_fma(y, f, v_set(9.618437357e-3f));
-    y = v_fma(y, f, v_set(5.550332471e-2f));
-    y = v_fma(y, f, v_set(2.402264791e-1f));
-    y = v_fma(y, f, v_set(6.931472028e-1f));
-    y = v_fma(y, f, v_set(1.0f));
-    return _mm512_scalef_ps(y, n);
+    vec n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return _mm512_scalef_ps(exp2_fraction(v_sub(x, n)), n);
 }
 
 static inline vec v_exp(vec x) { return v_exp2(v_mul(x, v_set(1.44269504f))); }

@@ -13,11 +13,8 @@
  * Decoding takes the products of q8_0 and q4_0 keys with queries in 8 bits,
  * and sums q8_0 values with weights of 16 bits. */
 #include "attend_avx512.h"
-#include "attend_qk_avx512vnni.h"
 #include "attend_pv_avx512vnni.h"
-
-#define QK qk_i8
-#define PV pv_i16
+#include "attend_int.h"
 #include "attend_few.h"
 
 #define QUADS (ATTEND_BLOCK / 4)  /* groups of 4 entries */

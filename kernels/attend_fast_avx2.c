@@ -3,11 +3,9 @@
  * bits. */
 #include "attend_avx2.h"
 #include "attend_pv_avx2.h"
-#include "attend_tile.h"
-
-#define QK qk_i8
-#define PV pv_i16
+#include "attend_int.h"
 #include "attend_few.h"
+#include "attend_tile.h"
 
 const struct attend_kernels attend_fast_avx2 = {
     .isa = "avx2",

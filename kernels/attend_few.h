@@ -1,11 +1,10 @@
 /* attend_few.h - range(), list(), scores(), score_list() and add_softmax() of attend.h for any vector width.
  *
- * The file that includes it names the two products of a block of entries:
+ * A file before it, attend_float.h or attend_int.h, names the two products of a block of entries:
  *
  *     QK(type, R, e)  e->p[r][i] = e->q[r] . k_i
  *     PV(type, R, e)  e->acc[r] = e->acc[r] * e->shrink[r] + sum of e->p[r][i] v_i
- *
- * which are qk_any() and pv_any() of attend_simd.h or something faster. */
+ */
 #pragma once
 
 #include "attend_simd.h"

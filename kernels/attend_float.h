@@ -117,3 +117,6 @@ void pv_any(enum kv_type type, int R, struct entries *e) {
     case KV_Q4_0: pv_q4(R, e); break;
     }
 }
+
+#define QK qk_any
+#define PV pv_any

@@ -24,16 +24,12 @@ static inline vec v_zero(void) { return vdupq_n_f32(0); }
 
 static inline vec v_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
 
-/* As v_exp2() in attend_avx512.h; below -87 the result would leave the normal range. */
+#include "attend_exp2.h"
+
+/* Below -87 the result would leave the normal range. */
 static inline vec v_exp(vec x) {
     vec t = v_mul(v_max(x, v_set(-88)), v_set(1.44269504f));
-    vec n = vrndnq_f32(t), f = v_sub(t, n);
-    vec y = v_fma(f, v_set(1.535336188e-4f), v_set(1.339887440e-3f));
-    y = v_fma(y, f, v_set(9.618437357e-3f));
-    y = v_fma(y, f, v_set(5.550332471e-2f));
-    y = v_fma(y, f, v_set(2.402264791e-1f));
-    y = v_fma(y, f, v_set(6.931472028e-1f));
-    y = v_fma(y, f, v_set(1.0f));
+    vec n = vrndnq_f32(t), y = exp2_fraction(v_sub(t, n));
     int32x4_t bits = vaddq_s32(vreinterpretq_s32_f32(y), vshlq_n_s32(vcvtq_s32_f32(n), 23));
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_s32(bits), vcgeq_f32(x, v_set(-87))));
 }
@@ -85,11 +81,8 @@ static inline void v_transpose(vec x[LANES]) {
 }
 
 #include "attend_float.h"
-#include "attend_tile.h"
-
-#define QK qk_any
-#define PV pv_any
 #include "attend_few.h"
+#include "attend_tile.h"
 
 const struct attend_kernels attend_neon = {
     .isa = "neon",

@@ -98,9 +98,3 @@ INLINE void pv_pairs(enum kv_type type, int R, int d, int n, struct entries *e) 
 }
 
 FOR_BLOCKS(pv_q8, pv_pairs, KV_Q8_0)
-
-/* Types other than q8_0, and where blocks don't come in pairs, in float32. */
-static void pv_i16(enum kv_type type, int R, struct entries *e) {
-    if (type != KV_Q8_0 || e->d % (2 * KV_BLOCK)) pv_any(type, R, e);
-    else pv_q8(R, e);
-}

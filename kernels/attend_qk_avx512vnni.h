@@ -161,11 +161,3 @@ INLINE void qk_pairs(enum kv_type type, int R, int d, int n, struct entries *e) 
 
 FOR_BLOCKS(qk_q8, qk_pairs, KV_Q8_0)
 FOR_BLOCKS(qk_q4, qk_pairs, KV_Q4_0)
-
-/* Where blocks don't come in pairs, or aren't quantised, in float32. */
-static void qk_i8(enum kv_type type, int R, struct entries *e) {
-    if (e->d % (2 * KV_BLOCK)) qk_any(type, R, e);
-    else if (type == KV_Q8_0) qk_q8(R, e);
-    else if (type == KV_Q4_0) qk_q4(R, e);
-    else qk_any(type, R, e);
-}

@@ -16,7 +16,7 @@
  *     CHANNELS_OF(R)                  the same for R rows: 2 or 4 vectors (see pv_entries())
  *     OF_ISA(name)                    name of a function that exists for each instruction set
  *
- * attend_float.h, attend_tile.h and attend_few.h have the functions; their plain C twin is attend.c. */
+ * attend_float.h, attend_few.h and attend_tile.h have the functions; their plain C twin is attend.c. */
 #pragma once
 
 #include <math.h>
