@@ -49,17 +49,20 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m256i out[2]) {
     out[1] = _mm256_unpackhi_epi16(a, b);
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for PART channels from c on, of block b of the weights. */
-INLINE void pv_part(int R, int d, int n, const struct entries *e, const struct weights *w, int b, int c) {
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for PART channels from c on. The `first` part
+ * prefetches later entries. */
+INLINE void pv_part(bool first, int R, int d, int n, const struct entries *e, const struct weights *w, int c) {
     const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
+    const int b = c / KV_BLOCK % 2;
     __m256i sum[FEW][2];
     UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (int i = 0; i < n; i += 2) {
+    for (size_t two = 0; two < (size_t)n / 2; two++) {
+        const uint8_t *const *rows = e->v + 2 * two;
         __m256i v[2];
-        if (c == 0) prefetch_part(soon_after(e->v[i], e->ahead_v), 0, 2 * row_bytes);
-        load_two(e->v[i] + c, e->v[i + 1] + c, v);
+        if (first) prefetch_part(soon_after(rows[0], e->ahead_v), 0, 2 * row_bytes);
+        load_two(rows[0] + c, rows[1] + c, v);
         UNROLL for (int r = 0; r < R; r++) {
-            __m256i both = _mm256_set1_epi32(w->w[b][r][i / 2]);
+            __m256i both = _mm256_set1_epi32(w->w[b][r][two]);
             UNROLL for (int j = 0; j < 2; j++)
                 sum[r][j] = _mm256_add_epi32(sum[r][j], _mm256_madd_epi16(v[j], both));
         }
@@ -80,7 +83,8 @@ INLINE void pv_blocks(enum kv_type type, int R, int d, int n, struct entries *e)
     n = whole_vectors(n);
     for (int c = 0; c < d; c += PART) {
         if (c % (2 * KV_BLOCK) == 0) weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
-        pv_part(R, d, n, e, &w, c / KV_BLOCK % 2, c);
+        if (c == 0) pv_part(true, R, d, n, e, &w, c);
+        else pv_part(false, R, d, n, e, &w, c);
     }
 }
 
