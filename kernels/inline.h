@@ -4,7 +4,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Functions in which many of the above meet are kept apart: gcc takes twice as long for one of twice that size. */
+/* Functions in which many of those meet are kept apart: gcc's time grows faster than the size of one. */
 #define NOINLINE static __attribute__((noinline))
 
 /* Of a loop of at most 8 turns. clang leaves loops whose bounds aren't constant as they are. */
