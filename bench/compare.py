@@ -129,6 +129,9 @@ class Results:
     def add(self, key, result):
         self.runs.setdefault(key, []).append(result)
 
+    def turns(self):
+        return max(map(len, self.runs.values()))
+
     def good_runs(self, engine, job, depth, kv_type):
         return [r for r in self.runs.get((engine, job, depth, kv_type), []) if not isinstance(r, Failed)]
 
@@ -155,8 +158,9 @@ def number(x):
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
 
 
-def run_all(rows, engines, model, args, ids):
-    results, options = Results(), ["--no-mmap"] * args.no_mmap
+def run_turns(results, rows, engines, args, ids):
+    """Adds to the results one by one."""
+    options = ["--no-mmap"] * args.no_mmap
     jobs = list(dict.fromkeys([*rows.values(), *(("depth", d, "f16") for d in args.curve)]))
     for turn in range(args.repeat):
         for job, depth, kv_type in jobs:
@@ -169,12 +173,22 @@ def run_all(rows, engines, model, args, ids):
                     continue
                 try:
                     result = measure(
-                        engine, job, depth, kv_type, model, args.threads, ids, args.prefix, options
+                        engine, job, depth, kv_type, args.model, args.threads, ids, args.prefix, options
                     )
                 except Failed as failure:
                     result = failure
                 print(f"{turn + 1}/{args.repeat} {job} {depth} {kv_type} {engine}: {result}", file=sys.stderr)
                 results.add((engine, job, depth, kv_type), result)
+
+
+def run_all(rows, engines, args, ids):
+    results = Results()
+    try:
+        run_turns(results, rows, engines, args, ids)
+    except KeyboardInterrupt:
+        if not results.runs:
+            raise Failed("stopped before the first result")
+        print("stopped: the table has what was measured", file=sys.stderr)
     return results
 
 
@@ -283,14 +297,14 @@ def main():
     call(["make", "-s", f"BUILD={LIMITS.parent}", LIMITS], cwd=ROOT)
     forget(args.model)
     with cores_awake() if args.awake else contextlib.nullcontext():
-        results = run_all(rows, engines, args.model, args, text_ids(args.model, depth + 64))
+        results = run_all(rows, engines, args, text_ids(args.model, depth + 64))
     out = HERE / "results"
     out.mkdir(exist_ok=True)
     name = args.name or args.model.stem
     how = ", read into memory" if args.no_mmap else ""
     title = f"{args.model.name}{how}, {args.threads} threads, {machine()}"
     heading = (
-        f"{title}; tokens/s, best of {args.repeat} (median where it differs). "
+        f"{title}; tokens/s, best of {results.turns()} (median where it differs). "
         f"Limits: {limits(results)}."
     )
     parts = [heading, table(results, rows, engines, Work.of(args.model)), kv_types(results)]
