@@ -26,8 +26,9 @@ ALL_CFLAGS += -DATTN_BLAS
 LDLIBS  += -lopenblas
 endif
 
-# As many compilers as there are cores, unless -j says otherwise: the kernels take most of a minute.
-ifeq (,$(filter -j%,$(MAKEFLAGS)))
+# As many compilers as there are cores, unless -j says otherwise: the kernels take most of a minute. A make below
+# this one shares its jobs.
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc || echo 2)
 endif
 
