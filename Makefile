@@ -29,7 +29,7 @@ endif
 # As many compilers as there are cores, unless -j says otherwise: the kernels take most of a minute. A make below
 # this one shares its jobs.
 ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
-MAKEFLAGS += -j$(shell nproc || echo 2)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
 endif
 
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)

@@ -100,22 +100,16 @@ FOR_SIZES(pv_f16, pv_entries, KV_F16)
 FOR_ROWS(pv_q8, pv_entries, KV_Q8_0, e->d, e->n)
 FOR_SIZES(pv_q4, pv_entries, KV_Q4_0)
 
+typedef void products(int R, struct entries *e);
+
 void qk_any(enum kv_type type, int R, struct entries *e) {
-    switch (type) {
-    case KV_F32: qk_f32(R, e); break;
-    case KV_F16: qk_f16(R, e); break;
-    case KV_Q8_0: qk_q8(R, e); break;
-    case KV_Q4_0: qk_q4(R, e); break;
-    }
+    static products *const qk[] = {[KV_F32] = qk_f32, [KV_F16] = qk_f16, [KV_Q8_0] = qk_q8, [KV_Q4_0] = qk_q4};
+    qk[type](R, e);
 }
 
 void pv_any(enum kv_type type, int R, struct entries *e) {
-    switch (type) {
-    case KV_F32: pv_f32(R, e); break;
-    case KV_F16: pv_f16(R, e); break;
-    case KV_Q8_0: pv_q8(R, e); break;
-    case KV_Q4_0: pv_q4(R, e); break;
-    }
+    static products *const pv[] = {[KV_F32] = pv_f32, [KV_F16] = pv_f16, [KV_Q8_0] = pv_q8, [KV_Q4_0] = pv_q4};
+    pv[type](R, e);
 }
 
 #define QK qk_any

@@ -146,18 +146,8 @@ INLINE void qk_pairs(enum kv_type type, int R, int d, int n, struct entries *e) 
         qk_pair(type, R, d, whole_vectors(n), e, pairs + c / (2 * KV_BLOCK) * FEW, c);
 }
 
-/* Defines name(R, e) as FOR_SIZES does, but with the number of entries as a constant, too: the usual head sizes' copies
- * are for full blocks. */
-#define FOR_BLOCKS(name, f, type)                              \
-    FOR_ROWS(name##_64, f, type, 64, ATTEND_BLOCK)             \
-    FOR_ROWS(name##_128, f, type, 128, ATTEND_BLOCK)           \
-    FOR_ROWS(name##_any, f, type, e->d, e->n)                  \
-    static void name(int R, struct entries *e) {               \
-        bool full = e->n == ATTEND_BLOCK;                      \
-        if (full && e->d == 64) name##_64(R, e);               \
-        else if (full && e->d == 128) name##_128(R, e);        \
-        else name##_any(R, e);                                 \
-    }
+/* Copies for the usual head sizes are for full blocks alone, whose number of entries is a constant, too. */
+#define FOR_BLOCKS(name, f, type) FOR_SIZES_IF(e->n == ATTEND_BLOCK, name, f, type, ATTEND_BLOCK)
 
 FOR_BLOCKS(qk_q8, qk_pairs, KV_Q8_0)
 FOR_BLOCKS(qk_q4, qk_pairs, KV_Q4_0)

@@ -142,16 +142,18 @@ INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
         }                                          \
     }
 
-/* With the usual head sizes as constants, too. */
-#define FOR_SIZES(name, f, type)                    \
-    FOR_ROWS(name##_64, f, type, 64, e->n)          \
-    FOR_ROWS(name##_128, f, type, 128, e->n)        \
-    FOR_ROWS(name##_any, f, type, e->d, e->n)       \
-    static void name(int R, struct entries *e) {    \
-        if (e->d == 64) name##_64(R, e);            \
-        else if (e->d == 128) name##_128(R, e);     \
-        else name##_any(R, e);                      \
+/* The same with the usual head sizes as constants, too, for blocks of which `usual` holds, of `count` entries. */
+#define FOR_SIZES_IF(usual, name, f, type, count) \
+    FOR_ROWS(name##_64, f, type, 64, count)       \
+    FOR_ROWS(name##_128, f, type, 128, count)     \
+    FOR_ROWS(name##_any, f, type, e->d, e->n)     \
+    static void name(int R, struct entries *e) {  \
+        const int size = (usual) ? e->d : 0;      \
+        if (size == 64) name##_64(R, e);          \
+        else if (size == 128) name##_128(R, e);   \
+        else name##_any(R, e);                    \
     }
+#define FOR_SIZES(name, f, type) FOR_SIZES_IF(true, name, f, type, e->n)
 
 /* Both products of a block of entries with R rows, of any type, in float32: attend_float.h, once for an instruction
  * set. */
