@@ -11,6 +11,7 @@
 
 /* Bytes of keys, and of values, for prefetching. */
 #define AHEAD 6144 /* more would not stay in the first-level cache */
+#define AHEAD_AVX2 4096
 #define AHEAD_ZEN5 4096 /* and twice that: asking twice is faster for q8_0, but not for f16 and q4_0 */
 #define AHEAD_ZEN4 16384 /* in the second-level cache: the first waits for few lines at a time, and reads with them */
 
@@ -24,14 +25,14 @@ static void softmax_entries(struct entries *e, int r, int seen, float *state) {
         e->shrink[r] = 1;
         return;
     }
-    int padded = whole_vectors(e->n);
-    for (int i = seen; i < padded; i++) p[i] = NEVER;
+    const int n = padded(e->n);
+    for (int i = seen; i < n; i++) p[i] = NEVER;
     vec top = v_load(p);
-    for (int i = LANES; i < padded; i += LANES) top = v_max(top, v_load(p + i));
+    for (int i = LANES; i < n; i += LANES) top = v_max(top, v_load(p + i));
     float old = state[ATTEND_MAX], max = v_max_lane(top);
     if (max < old) max = old;
     vec shift = v_set(max), sum = v_zero(), most = v_zero();
-    for (int i = 0; i < padded; i += LANES) {
+    for (int i = 0; i < n; i += LANES) {
         vec w = v_exp(v_sub(v_load(p + i), shift));
         sum = v_add(sum, w);
         most = v_max(most, w);
@@ -48,25 +49,9 @@ static size_t whole_rows(size_t bytes, size_t row_bytes) {
     return row_bytes ? bytes / row_bytes * row_bytes : 0; /* 0: keys or values that nobody reads */
 }
 
-/* Entries begin .. begin + n - 1, or those that index lists. */
-static void point_at(struct entries *e, const struct kv_view *kv, const int *index, int begin, int n) {
-    e->n = n;
-    e->d = kv->d;
-    for (int i = 0; i < (n + 15) / 16 * 16; i++) {
-        size_t entry = (size_t)(index ? index[i < n ? i : n - 1] : begin + (i < n ? i : n - 1));
-        e->k[i] = kv->k + entry * kv->k_row_bytes;
-        e->v[i] = kv->v + entry * kv->v_row_bytes;
-    }
-}
-
-/* Entries [i, end) but ATTEND_BLOCK at most. */
-static void point_at_range(struct entries *e, const struct kv_view *kv, int i, int end) {
-    point_at(e, kv, NULL, i, end - i < ATTEND_BLOCK ? end - i : ATTEND_BLOCK);
-}
-
 /* What to prefetch while rows up to `end` are read in order, and `next` then. */
 static struct rows_ahead rows_ahead(enum kv_type type, const uint8_t *end, size_t row_bytes, const uint8_t *next) {
-    struct rows_ahead ahead = {.near = AHEAD, .end = end, .next = next};
+    struct rows_ahead ahead = {.near = LANES == 8 ? AHEAD_AVX2 : AHEAD, .end = end, .next = next};
     if (type == KV_Q8_0 && cpu_is_zen5()) {
         ahead.near = AHEAD_ZEN5;
         ahead.far = 2 * AHEAD_ZEN5;
@@ -82,15 +67,43 @@ static struct rows_ahead rows_ahead(enum kv_type type, const uint8_t *end, size_
 /* For reading entries up to `end` in order: no queries yet. */
 static void begin_range(struct entries *e, const struct kv_view *kv, int end) {
     e->ready = NULL;
+    e->d = kv->d;
+    e->scattered = false;
+    for (int i = 0; i < ATTEND_BLOCK; i++) e->list[i] = i;
     size_t k_bytes = kv->k_row_bytes, v_bytes = kv->v_row_bytes;
     e->ahead_k = rows_ahead(kv->type_k, kv->k + (size_t)end * k_bytes, k_bytes, kv->next_k);
     e->ahead_v = rows_ahead(kv->type_v, kv->v + (size_t)end * v_bytes, v_bytes, kv->next_v);
 }
 
+/* The list holds e->n numbers. */
+static void repeat_last(struct entries *e) {
+    e->scattered = true;
+    for (int i = e->n; i < padded(e->n); i++) e->list[i] = e->list[e->n - 1];
+}
+
+/* Entry `first` and what follows, but not `end`: a block, as many times 16 as there are, or the last ones. */
+static void take_range(struct entries *e, const struct kv_view *kv, int first, int end) {
+    const int left = end - first;
+    e->n = left >= ATTEND_BLOCK ? ATTEND_BLOCK : left >= 16 ? left / 16 * 16 : left;
+    e->k = e->ahead_k.from = kv->k + (size_t)first * kv->k_row_bytes;
+    e->v = e->ahead_v.from = kv->v + (size_t)first * kv->v_row_bytes;
+    if (e->n < 16) repeat_last(e);
+}
+
 /* For reading entries here and there. */
-static void begin_list(struct entries *e) {
+static void begin_list(struct entries *e, const struct kv_view *kv) {
     e->ready = NULL;
+    e->d = kv->d;
+    e->k = kv->k;
+    e->v = kv->v;
     e->ahead_k = e->ahead_v = (struct rows_ahead){0};
+}
+
+/* The first of n listed entries. */
+static void take_list(struct entries *e, const int *index, int n) {
+    e->n = n < ATTEND_BLOCK ? n : ATTEND_BLOCK;
+    memcpy(e->list, index, (size_t)e->n * sizeof *index);
+    repeat_last(e);
 }
 
 /* Up to FEW rows attend to the entries; `first` is the index of the first. */
@@ -123,8 +136,8 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
     struct entries e;
     begin_range(&e, kv, end);
     prefetch_values(kv, begin, end);
-    for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at_range(&e, kv, i, end);
+    for (int i = begin; i < end; i += e.n) {
+        take_range(&e, kv, i, end);
         for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
     }
 }
@@ -144,14 +157,13 @@ static void simd_list(const struct kv_view *kv, const int *index, const float *s
     }
     struct entries e;
     e.acc[0] = state + ATTEND_ACC;
-    begin_list(&e);
+    begin_list(&e, kv);
     prefetch_list(kv->v, kv->v_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
-        int count = n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK;
         prefetch_list(kv->v, kv->v_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);
-        point_at(&e, kv, index + i, 0, count);
-        memcpy(e.p[0], scores + i, (size_t)count * sizeof *scores);
-        softmax_entries(&e, 0, count, state);
+        take_list(&e, index + i, n - i);
+        memcpy(e.p[0], scores + i, (size_t)e.n * sizeof *scores);
+        softmax_entries(&e, 0, e.n, state);
         PV(kv->type_v, 1, &e);
     }
 }
@@ -176,8 +188,8 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     }
     struct entries e;
     begin_range(&e, kv, end);
-    for (int i = begin; i < end; i += ATTEND_BLOCK) {
-        point_at_range(&e, kv, i, end);
+    for (int i = begin; i < end; i += e.n) {
+        take_range(&e, kv, i, end);
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
     }
 }
@@ -189,11 +201,11 @@ static void simd_score_list(const struct kv_view *kv, const int *index, int n, c
         return;
     }
     struct entries e;
-    begin_list(&e);
+    begin_list(&e, kv);
     prefetch_list(kv->k, kv->k_row_bytes, index, n);
     for (int i = 0; i < n; i += ATTEND_BLOCK) {
         prefetch_list(kv->k, kv->k_row_bytes, index + i + ATTEND_BLOCK, n - i - ATTEND_BLOCK);
-        point_at(&e, kv, index + i, 0, n - i < ATTEND_BLOCK ? n - i : ATTEND_BLOCK);
+        take_list(&e, index + i, n - i);
         score_entries(kv, &e, q, q_stride, m, scores + i, stride);
     }
 }

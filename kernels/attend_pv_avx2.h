@@ -6,7 +6,8 @@
 #include "attend_qk_avx2.h"
 
 #define W_ONE 32767.0f /* the largest weight */
-#define PART 16        /* channels that are summed up at a time */
+#define PART 16        /* channels that are unpacked at a time */
+#define STEP 4         /* entries */
 
 /* The weights of up to ATTEND_BLOCK entries for two blocks of channels, those of two entries to a lane, and what a 1
  * is worth. */
@@ -15,29 +16,42 @@ struct weights {
     float one[2][FEW];
 };
 
-/* e->p times the values' scales, which lie `at` bytes into a row. n is a multiple of 8. */
-INLINE void weigh(int R, int n, const struct entries *e, size_t at, struct weights *out) {
+/* The largest of all first scales of pairs in lanes, and that of all second ones. None is below 0, so that f16 compare
+ * like integers. */
+INLINE __m128 largest_scales(__m256i pairs) {
+    __m128i x = _mm_max_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    x = _mm_max_epi16(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtph_ps(_mm_max_epi16(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* e->p times the values' scales of blocks b and b + 1. */
+INLINE void weigh(struct pass pass, const struct entries *e, int b, struct weights *out) {
+    const uint8_t *first = e->v + kv_scale_at(KV_Q8_0, pass.d, b);
     _Alignas(32) float scales[2][ATTEND_BLOCK];
-    vec most[2] = {v_zero(), v_zero()};
-    for (int i = 0; i < n; i += LANES) {
+    float largest[4];
+    __m256i most = _mm256_setzero_si256();
+    for (int i = 0; i < pass.n; i += LANES) {
+        __m256i pairs = load_scales(pass, e, first, i);
         vec scale[2];
-        load_scales(&e->v[i], at, scale);
-        UNROLL for (int b = 0; b < 2; b++) {
-            most[b] = v_max(most[b], scale[b]);
-            v_store(scales[b] + i, scale[b]);
-        }
+        split_scales(pairs, scale);
+        most = _mm256_max_epi16(most, pairs);
+        UNROLL for (int j = 0; j < 2; j++) v_store(scales[j] + i, scale[j]);
     }
-    for (int b = 0; b < 2; b++)
-        for (int r = 0; r < R; r++) {
-            float one = v_max_lane(most[b]) * e->largest[r] * (1 / W_ONE);
+    _mm_storeu_ps(largest, largest_scales(most));
+    for (int j = 0; j < 2; j++)
+        for (int r = 0; r < pass.R; r++) {
+            float one = largest[j] * e->largest[r] * (1 / W_ONE);
             vec inverse = v_set(one > 0 ? 1 / one : 0);
-            for (int i = 0; i < n; i += LANES) {
-                vec weight = v_mul(v_mul(v_load(scales[b] + i), inverse), v_load(e->p[r] + i));
-                __m256i w = _mm256_cvtps_epi32(weight);
-                __m256i w16 = _mm256_permute4x64_epi64(_mm256_packs_epi32(w, w), 0x08);
-                _mm_store_si128((__m128i *)(out->w[b][r] + i / 2), _mm256_castsi256_si128(w16));
+            for (int i = 0; i < pass.n; i += 2 * LANES) {
+                __m256i w[2];
+                UNROLL for (int x = 0; x < 2; x++) {
+                    vec scale = v_mul(v_load(scales[j] + i + x * LANES), inverse);
+                    w[x] = _mm256_cvtps_epi32(v_mul(scale, v_load(e->p[r] + i + x * LANES)));
+                }
+                __m256i in_order = _mm256_permute4x64_epi64(_mm256_packs_epi32(w[0], w[1]), 0xd8);
+                _mm256_store_si256((__m256i *)(out->w[j][r] + i / 2), in_order);
             }
-            out->one[b][r] = one;
+            out->one[j][r] = one;
         }
 }
 
@@ -49,42 +63,51 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m256i out[2]) {
     out[1] = _mm256_unpackhi_epi16(a, b);
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for PART channels from c on. The `first` part
- * prefetches later entries. */
-INLINE void pv_part(bool first, int R, int d, int n, const struct entries *e, const struct weights *w, int c) {
-    const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for `parts` times PART channels from c on. The `first` of them
+ * prefetch later entries. */
+INLINE void pv_parts(struct pass pass, bool first, int parts, const struct entries *e, const struct weights *w, int c) {
     const int b = c / KV_BLOCK % 2;
-    __m256i sum[FEW][2];
-    UNROLL for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (size_t two = 0; two < (size_t)n / 2; two++) {
-        const uint8_t *const *rows = e->v + 2 * two;
-        __m256i v[2];
-        if (first) prefetch_part(soon_after(rows[0], e->ahead_v), 0, 2 * row_bytes);
-        load_two(rows[0] + c, rows[1] + c, v);
-        UNROLL for (int r = 0; r < R; r++) {
-            __m256i both = _mm256_set1_epi32(w->w[b][r][two]);
-            UNROLL for (int j = 0; j < 2; j++)
-                sum[r][j] = _mm256_add_epi32(sum[r][j], _mm256_madd_epi16(v[j], both));
+    __m256i sum[FEW][4];
+    UNROLL for (int r = 0; r < pass.R; r++)
+        UNROLL for (int j = 0; j < 2 * parts; j++) sum[r][j] = _mm256_setzero_si256();
+    for (int i = 0; i < pass.n; i += STEP) {
+        struct soon soon = {0};
+        if (first) soon = soon_after(pass, &e->ahead_v, i);
+        UNROLL for (int two = 0; two < STEP; two += 2) {
+            const uint8_t *one = row_at(pass, e, e->v + c, i, two), *other = row_at(pass, e, e->v + c, i, two + 1);
+            if (first) prefetch_part(pass, soon, (size_t)two * pass.row_bytes, (size_t)(two + 2) * pass.row_bytes);
+            UNROLL for (int part = 0; part < parts; part++) {
+                __m256i v[2];
+                load_two(one + part * PART, other + part * PART, v);
+                UNROLL for (int r = 0; r < pass.R; r++) {
+                    __m256i both = _mm256_set1_epi32(w->w[b][r][(i + two) / 2]);
+                    UNROLL for (int j = 0; j < 2; j++) {
+                        __m256i *to = &sum[r][2 * part + j];
+                        *to = _mm256_add_epi32(*to, _mm256_madd_epi16(v[j], both));
+                        KEEP(*to);
+                    }
+                }
+            }
         }
     }
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int j = 0; j < 2; j++) {
-            __m256i eight = j ? _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x31)
-                              : _mm256_permute2x128_si256(sum[r][0], sum[r][1], 0x20);
+    UNROLL for (int r = 0; r < pass.R; r++)
+        UNROLL for (int j = 0; j < 2 * parts; j++) {
+            const __m256i low = sum[r][j & ~1], high = sum[r][j | 1];
+            __m256i eight = j % 2 ? _mm256_permute2x128_si256(low, high, 0x31)
+                                  : _mm256_permute2x128_si256(low, high, 0x20);
             float *to = e->acc[r] + c + j * LANES;
             vec y = v_mul(_mm256_cvtepi32_ps(eight), v_set(w->one[b][r]));
             v_store(to, v_fma(v_load(to), v_set(e->shrink[r]), y));
         }
 }
 
-INLINE void pv_blocks(enum kv_type type, int R, int d, int n, struct entries *e) {
-    (void)type;
+INLINE void pv_blocks(struct pass pass, struct entries *e) {
     struct weights w;
-    n = whole_vectors(n);
-    for (int c = 0; c < d; c += PART) {
-        if (c % (2 * KV_BLOCK) == 0) weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
-        if (c == 0) pv_part(true, R, d, n, e, &w, c);
-        else pv_part(false, R, d, n, e, &w, c);
+    const int parts = pass.R < 4 ? 2 : 1; /* their sums fit 16 registers */
+    for (int c = 0; c < pass.d; c += parts * PART) {
+        if (c % (2 * KV_BLOCK) == 0) weigh(pass, e, c / KV_BLOCK, &w);
+        if (c == 0) pv_parts(pass, true, parts, e, &w, c);
+        else pv_parts(pass, false, parts, e, &w, c);
     }
 }
 

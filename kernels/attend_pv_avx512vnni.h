@@ -26,21 +26,22 @@ INLINE __m128 largest_scales(const __m512i pairs[ATTEND_BLOCK / LANES]) {
     return _mm_cvtph_ps(_mm_max_epi16(z, _mm_shuffle_epi32(z, 0xb1)));
 }
 
-/* e->p times the values' scales, which lie `at` bytes into a row. n is a multiple of 16. */
-INLINE void weigh(int R, int n, const struct entries *e, size_t at, struct weights *out) {
+/* e->p times the values' scales of a block and the next. */
+INLINE void weigh(struct pass pass, const struct entries *e, int block, struct weights *out) {
+    const uint8_t *first = e->v + kv_scale_at(KV_Q8_0, pass.d, block);
     __m512i pairs[ATTEND_BLOCK / LANES];
     vec scale[ATTEND_BLOCK / LANES][2];
     float largest[4];
     for (int i = 0; i < ATTEND_BLOCK / LANES; i++) {
-        pairs[i] = i * LANES < n ? load_scales(&e->v[i * LANES], at) : _mm512_setzero_si512();
+        pairs[i] = i * LANES < pass.n ? load_scales(pass, e, first, i * LANES) : _mm512_setzero_si512();
         split_scales(pairs[i], scale[i]);
     }
     _mm_storeu_ps(largest, largest_scales(pairs));
-    for (int r = 0; r < R; r++)
+    for (int r = 0; r < pass.R; r++)
         for (int b = 0; b < 2; b++) {
             float one = largest[b] * e->largest[r] * (1 / W_ONE);
             vec inverse = v_set(one > 0 ? 1 / one : 0);
-            for (int i = 0; i < n / LANES; i++) {
+            for (int i = 0; i < pass.n / LANES; i++) {
                 vec w = v_mul(v_mul(scale[i][b], inverse), v_load(e->p[r] + i * LANES));
                 __m256i w16 = _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(w));
                 _mm256_store_si256((__m256i *)(out->w[b][r] + i * LANES / 2), w16);
@@ -59,29 +60,29 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m512i out[2]) {
 #define STEP 8 /* entries, for prefetching whole lines */
 
 /* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for the two blocks of channels from c on. */
-INLINE void pv_pair(int R, int d, int n, const struct entries *e, int c) {
-    const size_t row_bytes = kv_row_bytes(KV_Q8_0, d);
+INLINE void pv_pair(struct pass pass, const struct entries *e, int c) {
     struct weights w;
-    weigh(R, n, e, kv_scale_at(KV_Q8_0, d, c / KV_BLOCK), &w);
+    weigh(pass, e, c / KV_BLOCK, &w);
     ints sum[FEW][4];
-    UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int r = 0; r < pass.R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
-    for (int i = 0; i < n; i += STEP) {
-        const struct soon soon = c == 0 ? soon_after(e->v[i], e->ahead_v) : (struct soon){0};
+    for (int i = 0; i < pass.n; i += STEP) {
+        struct soon soon = {0};
+        if (c == 0) soon = soon_after(pass, &e->ahead_v, i);
         UNROLL for (int two = 0; two < STEP; two += 2) {
-            prefetch_part(soon, (size_t)two * row_bytes, (size_t)(two + 2) * row_bytes);
+            const uint8_t *one = row_at(pass, e, e->v + c, i, two), *other = row_at(pass, e, e->v + c, i, two + 1);
+            if (c == 0) prefetch_part(pass, soon, (size_t)two * pass.row_bytes, (size_t)(two + 2) * pass.row_bytes);
             UNROLL for (int b = 0; b < 2; b++) {
                 __m512i v[2];
-                int codes = c + b * KV_BLOCK;
-                load_two(e->v[i + two] + codes, e->v[i + two + 1] + codes, v);
-                UNROLL for (int r = 0; r < R; r++) {
+                load_two(one + b * KV_BLOCK, other + b * KV_BLOCK, v);
+                UNROLL for (int r = 0; r < pass.R; r++) {
                     __m512i both = _mm512_set1_epi32(w.w[b][r][(i + two) / 2]);
                     UNROLL for (int j = 0; j < 2; j++) sum[r][2 * b + j] = dot2(sum[r][2 * b + j], v[j], both);
                 }
             }
         }
     }
-    UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int r = 0; r < pass.R; r++)
         UNROLL for (int j = 0; j < 4; j++) {
             __m512i low = (__m512i)sum[r][j / 2 * 2], high = (__m512i)sum[r][j / 2 * 2 + 1];
             __m512i half = _mm512_shuffle_i64x2(low, high, 0x44);
@@ -92,9 +93,8 @@ INLINE void pv_pair(int R, int d, int n, const struct entries *e, int c) {
         }
 }
 
-INLINE void pv_pairs(enum kv_type type, int R, int d, int n, struct entries *e) {
-    (void)type;
-    for (int c = 0; c < d; c += 2 * KV_BLOCK) pv_pair(R, d, whole_vectors(n), e, c);
+INLINE void pv_pairs(struct pass pass, struct entries *e) {
+    for (int c = 0; c < pass.d; c += 2 * KV_BLOCK) pv_pair(pass, e, c);
 }
 
 FOR_BLOCKS(pv_q8, pv_pairs, KV_Q8_0)

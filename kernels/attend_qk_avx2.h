@@ -4,13 +4,24 @@
 
 #include "attend_simd.h"
 
-/* The two f16 scales that lie side by side `at` bytes into each of 8 stored rows, as floats. */
-INLINE void load_scales(const uint8_t *const *rows, size_t at, vec scale[2]) {
+/* The two f16 scales that lie side by side in each of 8 stored rows from row i on; those of row 0 are at `first`. */
+INLINE __m256i load_scales(struct pass pass, const struct entries *e, const uint8_t *first, int i) {
+    int32_t x[8];
+    UNROLL for (int j = 0; j < 8; j++) memcpy(&x[j], row_at(pass, e, first, i, j), sizeof x[j]);
+    __m128i half[2];
+    UNROLL for (int h = 0; h < 2; h++) {
+        half[h] = _mm_cvtsi32_si128(x[4 * h]);
+        half[h] = _mm_insert_epi32(half[h], x[4 * h + 1], 1);
+        half[h] = _mm_insert_epi32(half[h], x[4 * h + 2], 2);
+        half[h] = _mm_insert_epi32(half[h], x[4 * h + 3], 3);
+    }
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(half[0]), half[1], 1);
+}
+
+/* First and second scales as floats. */
+INLINE void split_scales(__m256i pairs, vec scale[2]) {
     const __m256i firsts_and_seconds = _mm256_setr_epi8(
         0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    int32_t x[8];
-    UNROLL for (int i = 0; i < 8; i++) memcpy(&x[i], rows[i] + at, sizeof x[i]);
-    __m256i pairs = _mm256_setr_epi32(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
     __m256i split = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(pairs, firsts_and_seconds), 0xd8);
     scale[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(split));
     scale[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));
@@ -58,12 +69,12 @@ INLINE struct query_block make_query_block(enum kv_type type, const float *x) {
 }
 
 /* [d/32, FEW] blocks of the queries, kept from block to block of entries. */
-INLINE const struct query_block *ready_queries(enum kv_type type, int R, int d, struct entries *e) {
+INLINE const struct query_block *ready_queries(struct pass pass, struct entries *e) {
     struct query_block *blocks = (struct query_block *)e->queries;
     _Static_assert(sizeof *blocks * FEW * (KV_MAX_DIM / KV_BLOCK) <= QUERIES_BYTES, "queries fit");
     if (e->ready == e->q[0]) return blocks;
-    for (int c = 0; c < d; c += KV_BLOCK)
-        for (int r = 0; r < R; r++) blocks[c / KV_BLOCK * FEW + r] = make_query_block(type, e->q[r] + c);
+    for (int c = 0; c < pass.d; c += KV_BLOCK)
+        for (int r = 0; r < pass.R; r++) blocks[c / KV_BLOCK * FEW + r] = make_query_block(pass.type, e->q[r] + c);
     e->ready = e->q[0];
     return blocks;
 }
@@ -98,48 +109,49 @@ INLINE __m256i dot_four(enum kv_type type, const __m256i k[4], const __m256i siz
     return _mm256_add_epi32(sum_pairs(all), b->offset);
 }
 
-/* Products of R rows' block with a block of 8 keys, which lies `codes` bytes into them. */
-INLINE void dot_eight(enum kv_type type, int R, const uint8_t *const *k, size_t codes, const struct query_block *b,
-                      __m256i dot[FEW]) {
+/* Products of the rows' block with a block of 8 keys from key i on; that of key 0 is at `first`. */
+INLINE void dot_eight(struct pass pass, const struct entries *e, const uint8_t *first, int i,
+                      const struct query_block *b, __m256i dot[FEW]) {
     __m256i half[2][FEW];
     UNROLL for (int four = 0; four < 2; four++) {
         __m256i row[4], key[4], size[4];
-        UNROLL for (int j = 0; j < 4; j++) row[j] = load_key(type, k[4 * four + j] + codes);
+        UNROLL for (int j = 0; j < 4; j++) row[j] = load_key(pass.type, row_at(pass, e, first, i, 4 * four + j));
         transpose_halves(row, key);
         UNROLL for (int j = 0; j < 4; j++) size[j] = _mm256_abs_epi8(key[j]);
-        UNROLL for (int r = 0; r < R; r++) half[four][r] = dot_four(type, key, size, &b[r]);
+        UNROLL for (int r = 0; r < pass.R; r++) half[four][r] = dot_four(pass.type, key, size, &b[r]);
     }
-    UNROLL for (int r = 0; r < R; r++)
+    UNROLL for (int r = 0; r < pass.R; r++)
         dot[r] = _mm256_add_epi32(_mm256_permute2x128_si256(half[0][r], half[1][r], 0x20),
                                   _mm256_permute2x128_si256(half[0][r], half[1][r], 0x31));
 }
 
-/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). n is a multiple of 8. */
-INLINE void qk_two_blocks(enum kv_type type, int R, int d, int n, struct entries *e, const struct query_block *b,
-                          int c) {
-    const size_t codes = (size_t)(c / KV_BLOCK) * kv_code_bytes(type), eight_rows = 8 * kv_row_bytes(type, d);
-    for (int i = 0; i < n; i += LANES) {
-        const struct soon soon = c == 0 ? soon_after(e->k[i], e->ahead_k) : (struct soon){0};
+/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
+INLINE void qk_two_blocks(struct pass pass, struct entries *e, const struct query_block *b, int c) {
+    const size_t eight_rows = 8 * pass.row_bytes, block = kv_code_bytes(pass.type);
+    const uint8_t *codes = e->k + (size_t)(c / KV_BLOCK) * block;
+    const uint8_t *scales = e->k + kv_scale_at(pass.type, pass.d, c / KV_BLOCK);
+    for (int i = 0; i < pass.n; i += LANES) {
+        struct soon soon = {0};
+        if (c == 0) soon = soon_after(pass, &e->ahead_k, i);
         vec scale[2], s[FEW];
-        load_scales(&e->k[i], kv_scale_at(type, d, c / KV_BLOCK), scale);
-        UNROLL for (int half = 0; half < 2; half++) {
+        split_scales(load_scales(pass, e, scales, i), scale);
+        UNROLL for (size_t half = 0; half < 2; half++) {
             __m256i dot[FEW];
-            prefetch_part(soon, (size_t)half * eight_rows / 2, (size_t)(half + 1) * eight_rows / 2);
-            dot_eight(type, R, &e->k[i], codes + (size_t)half * kv_code_bytes(type), b + half * FEW, dot);
-            UNROLL for (int r = 0; r < R; r++) {
-                vec y = v_mul(_mm256_cvtepi32_ps(dot[r]), scale[half]), by = v_set(b[half * FEW + r].scale);
+            if (c == 0) prefetch_part(pass, soon, half * eight_rows / 2, (half + 1) * eight_rows / 2);
+            dot_eight(pass, e, codes + half * block, i, b + half * FEW, dot);
+            UNROLL for (int r = 0; r < pass.R; r++) {
+                vec y = v_mul(_mm256_cvtepi32_ps(dot[r]), scale[half]), by = v_set(b[half * FEW + (size_t)r].scale);
                 s[r] = half ? v_fma(y, by, s[r]) : v_mul(y, by);
             }
         }
-        UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int r = 0; r < pass.R; r++)
             v_store(e->p[r] + i, c ? v_add(s[r], v_load(e->p[r] + i)) : s[r]);
     }
 }
 
-INLINE void qk_blocks(enum kv_type type, int R, int d, int n, struct entries *e) {
-    const struct query_block *blocks = ready_queries(type, R, d, e);
-    for (int c = 0; c < d; c += 2 * KV_BLOCK)
-        qk_two_blocks(type, R, d, whole_vectors(n), e, blocks + c / KV_BLOCK * FEW, c);
+INLINE void qk_blocks(struct pass pass, struct entries *e) {
+    const struct query_block *blocks = ready_queries(pass, e);
+    for (int c = 0; c < pass.d; c += 2 * KV_BLOCK) qk_two_blocks(pass, e, blocks + c / KV_BLOCK * FEW, c);
 }
 
 FOR_SIZES(qk_q8, qk_blocks, KV_Q8_0)

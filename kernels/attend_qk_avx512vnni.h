@@ -12,19 +12,20 @@ INLINE ints dot4(ints sum, __m512i unsigned_bytes, __m512i signed_bytes) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sum, unsigned_bytes, signed_bytes);
 }
 
-/* The two f16 scales that lie side by side `at` bytes into each of 16 stored rows, as pairs. Masked broadcasts are
- * faster than gathering, on some CPUs by far, and than a list of copies, which vectors can't be read from until the
- * last copy has reached the cache. */
-INLINE __m256i load_eight(const uint8_t *const *rows, size_t at) {
+/* The two f16 scales that lie side by side in each of 16 stored rows from row i on, as pairs; those of row 0 are at
+ * `first`. Masked broadcasts are faster than gathering, on some CPUs by far, and than a list of copies, which vectors
+ * can't be read from until the last copy has reached the cache. */
+INLINE __m256i load_eight(struct pass pass, const struct entries *e, const uint8_t *first, int i) {
     int32_t x[8];
-    UNROLL for (int i = 0; i < 8; i++) memcpy(&x[i], rows[i] + at, sizeof x[i]);
+    UNROLL for (int j = 0; j < 8; j++) memcpy(&x[j], row_at(pass, e, first, i, j), sizeof x[j]);
     __m256i pairs = _mm256_set1_epi32(x[0]);
-    UNROLL for (int i = 1; i < 8; i++) pairs = _mm256_mask_set1_epi32(pairs, (__mmask8)(1 << i), x[i]);
+    UNROLL for (int j = 1; j < 8; j++) pairs = _mm256_mask_set1_epi32(pairs, (__mmask8)(1 << j), x[j]);
     return pairs;
 }
 
-INLINE __m512i load_scales(const uint8_t *const *rows, size_t at) {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(load_eight(rows, at)), load_eight(rows + 8, at), 1);
+INLINE __m512i load_scales(struct pass pass, const struct entries *e, const uint8_t *first, int i) {
+    __m512i low = _mm512_castsi256_si512(load_eight(pass, e, first, i));
+    return _mm512_inserti64x4(low, load_eight(pass, e, first, i + 8), 1);
 }
 
 /* Those as floats. */
@@ -102,35 +103,38 @@ INLINE struct query_pair quantize_pair(const float *q, int excess) {
 }
 
 /* [d/64, FEW] pairs of the queries, kept from block to block. */
-INLINE const struct query_pair *ready_pairs(int R, int d, struct entries *e, int excess) {
+INLINE const struct query_pair *ready_pairs(struct pass pass, struct entries *e) {
     struct query_pair *pairs = (struct query_pair *)e->queries;
     _Static_assert(sizeof *pairs * FEW * (KV_MAX_DIM / 64) <= QUERIES_BYTES, "pairs of queries fit");
     if (e->ready == e->q[0]) return pairs;
-    for (int c = 0; c < d; c += 2 * KV_BLOCK)
-        for (int r = 0; r < R; r++) pairs[c / (2 * KV_BLOCK) * FEW + r] = quantize_pair(e->q[r] + c, excess);
+    const int excess = pass.type == KV_Q8_0 ? 128 : 8;
+    for (int c = 0; c < pass.d; c += 2 * KV_BLOCK)
+        for (int r = 0; r < pass.R; r++) pairs[c / (2 * KV_BLOCK) * FEW + r] = quantize_pair(e->q[r] + c, excess);
     e->ready = e->q[0];
     return pairs;
 }
 
-/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). n is a multiple of 16. */
-INLINE void qk_pair(enum kv_type type, int R, int d, int n, struct entries *e, const struct query_pair *pair,
-                    int c) {
-    size_t codes = (size_t)(c / KV_BLOCK) * kv_code_bytes(type), four_rows = 4 * kv_row_bytes(type, d);
-    for (int i = 0; i < n; i += LANES) {
+/* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
+INLINE void qk_pair(struct pass pass, struct entries *e, const struct query_pair *pair, int c) {
+    const size_t four_rows = 4 * pass.row_bytes;
+    const uint8_t *codes = e->k + (size_t)(c / KV_BLOCK) * kv_code_bytes(pass.type);
+    const uint8_t *scales = e->k + kv_scale_at(pass.type, pass.d, c / KV_BLOCK);
+    for (int i = 0; i < pass.n; i += LANES) {
         ints sums[FEW][4];
-        const struct soon soon = c == 0 ? soon_after(e->k[i], e->ahead_k) : (struct soon){0};
+        struct soon soon = {0};
+        if (c == 0) soon = soon_after(pass, &e->ahead_k, i);
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4], t[4];
-            UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(type, e->k[i + 4 * four + j] + codes);
-            prefetch_part(soon, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
+            UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(pass.type, row_at(pass, e, codes, i, 4 * four + j));
+            if (c == 0) prefetch_part(pass, soon, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
             transpose_quarters(k, t);
-            UNROLL for (int r = 0; r < R; r++) sums[r][four] = pair[r].offset;
+            UNROLL for (int r = 0; r < pass.R; r++) sums[r][four] = pair[r].offset;
             UNROLL for (int j = 0; j < 4; j++)
-                UNROLL for (int r = 0; r < R; r++) sums[r][four] = dot4(sums[r][four], t[j], pair[r].q[j]);
+                UNROLL for (int r = 0; r < pass.R; r++) sums[r][four] = dot4(sums[r][four], t[j], pair[r].q[j]);
         }
         vec scale[2];
-        split_scales(load_scales(&e->k[i], kv_scale_at(type, d, c / KV_BLOCK)), scale);
-        UNROLL for (int r = 0; r < R; r++) {
+        split_scales(load_scales(pass, e, scales, i), scale);
+        UNROLL for (int r = 0; r < pass.R; r++) {
             __m512i half[2];
             sum_halves(sums[r], half);
             vec s = v_mul(_mm512_cvtepi32_ps(half[0]), v_mul(scale[0], v_set(pair[r].scale[0])));
@@ -140,10 +144,9 @@ INLINE void qk_pair(enum kv_type type, int R, int d, int n, struct entries *e, c
     }
 }
 
-INLINE void qk_pairs(enum kv_type type, int R, int d, int n, struct entries *e) {
-    const struct query_pair *pairs = ready_pairs(R, d, e, type == KV_Q8_0 ? 128 : 8);
-    for (int c = 0; c < d; c += 2 * KV_BLOCK)
-        qk_pair(type, R, d, whole_vectors(n), e, pairs + c / (2 * KV_BLOCK) * FEW, c);
+INLINE void qk_pairs(struct pass pass, struct entries *e) {
+    const struct query_pair *pairs = ready_pairs(pass, e);
+    for (int c = 0; c < pass.d; c += 2 * KV_BLOCK) qk_pair(pass, e, pairs + c / (2 * KV_BLOCK) * FEW, c);
 }
 
 /* Copies for the usual head sizes are for full blocks alone, whose number of entries is a constant, too. */

@@ -73,12 +73,20 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 #define FEW 4              /* rows that share one reading of the entries */
 #define QUERIES_BYTES 6144 /* of that many rows in any form */
 
-/* What to prefetch: the rows so many bytes on, 0 for none; from `end` on it is `next`, or NULL. Twice, as in
- * prefetch.h, or `far` is 0. */
+/* What to prefetch as the rows of a block are read, which lie at `from`: what lies so many bytes on; from `end` on
+ * that is at `next`, if there is any. Twice, as in prefetch.h, or `far` is 0. */
 struct rows_ahead {
+    const uint8_t *from, *end, *next;
     size_t near, far;
     bool second_level; /* not to the first-level cache */
-    const uint8_t *end, *next;
+};
+
+/* What a product is compiled for; in the copy for any head size, d, n and row_bytes are variables. */
+struct pass {
+    enum kv_type type;
+    int R, d, n;      /* rows; head size; entries, a multiple of 16 */
+    size_t row_bytes; /* of keys or values */
+    bool listed;      /* entries may be scattered */
 };
 
 /* What one pass of up to FEW rows over up to ATTEND_BLOCK entries works on. */
@@ -87,9 +95,11 @@ struct entries {
     float *acc[FEW];     /* weighted sums */
     float shrink[FEW];   /* what those are multiplied by, as the largest score has changed */
     int n, d;
+    const uint8_t *k, *v;   /* stored rows */
+    int list[ATTEND_BLOCK]; /* which of them: 0, 1 and so on or, if they are scattered, any; the last of these is
+                             * repeated up to a multiple of 16 */
+    bool scattered;
     struct rows_ahead ahead_k, ahead_v;
-    /* Stored rows, the last repeated up to a multiple of 16. */
-    const uint8_t *k[ATTEND_BLOCK], *v[ATTEND_BLOCK];
     _Alignas(64) float p[FEW][ATTEND_BLOCK]; /* scores, then weights */
     float largest[FEW];                      /* weight of a row */
     /* Queries as QK wants them, and the first of those: they stay the same from block to block. */
@@ -97,63 +107,89 @@ struct entries {
     _Alignas(64) uint8_t queries[QUERIES_BYTES];
 };
 
-/* Entries are gone through up to a whole vector's. */
-INLINE int whole_vectors(int n) { return (n + LANES - 1) / LANES * LANES; }
+/* Entries are gone through up to a multiple of 16, whole vectors of any width. */
+INLINE int padded(int n) { return (n + 15) / 16 * 16; }
 
-/* Where what is read some time after a row lies, or NULL. */
+/* Row i + j of the block's keys or values, with a constant for j. */
+INLINE const uint8_t *row_at(struct pass pass, const struct entries *e, const uint8_t *rows, int i, int j) {
+    if (pass.listed) return rows + (size_t)e->list[i + j] * pass.row_bytes;
+    return rows + (size_t)i * pass.row_bytes + (size_t)j * pass.row_bytes;
+}
+
+/* Where what is read some time later lies, or NULL. */
 struct soon {
     const uint8_t *near, *far;
     bool second_level;
 };
 
+/* Where nothing is read after the range, this is the row itself, as that costs less than a branch. */
 INLINE const uint8_t *row_ahead(const uint8_t *row, size_t bytes, struct rows_ahead ahead) {
-    if (!bytes || (!ahead.next && row + bytes >= ahead.end)) return NULL;
-    return read_after(row, bytes, ahead.end, ahead.next);
+    const uint8_t *p = row + bytes;
+    return p < ahead.end ? p : ahead.next ? ahead.next + (p - ahead.end) : row;
 }
 
-INLINE struct soon soon_after(const uint8_t *row, struct rows_ahead ahead) {
-    return (struct soon){row_ahead(row, ahead.near, ahead), row_ahead(row, ahead.far, ahead),
-                         ahead.second_level};
+/* What is read after row i of the block. Only CPUs with AVX-512 have shown other wishes than one request for the first
+ * level. */
+INLINE struct soon soon_after(struct pass pass, const struct rows_ahead *ahead, int i) {
+    const uint8_t *row = ahead->from + (size_t)i * pass.row_bytes;
+    struct soon soon = {0};
+    if (pass.listed && !ahead->near) return soon;
+    soon.near = row_ahead(row, ahead->near, *ahead);
+    if (LANES == 16) {
+        if (ahead->far) soon.far = row_ahead(row, ahead->far, *ahead);
+        soon.second_level = ahead->second_level;
+    }
+    return soon;
 }
 
 /* The lines that begin in bytes [begin, end). */
 INLINE void prefetch_lines(const uint8_t *p, size_t begin, size_t end, bool second_level) {
-    if (!p) return;
     size_t first = (begin + 63) / 64 * 64;
     if (second_level) for (size_t line = first; line < end; line += 64) __builtin_prefetch(p + line, 0, 2);
     else for (size_t line = first; line < end; line += 64) __builtin_prefetch(p + line);
 }
 
 /* A few lines at a time: where many are asked for at once, the reads behind them wait. */
-INLINE void prefetch_part(struct soon soon, size_t begin, size_t end) {
+INLINE void prefetch_part(struct pass pass, struct soon soon, size_t begin, size_t end) {
+    if (pass.listed && !soon.near) return;
     prefetch_lines(soon.near, begin, end, soon.second_level);
-    prefetch_lines(soon.far, begin, end, soon.second_level);
+    if (LANES == 16 && soon.far) prefetch_lines(soon.far, begin, end, soon.second_level);
 }
 
-/* Defines name(R, e): f(type, R, d, n, e) with the number of rows as a constant, so that the compiler makes a copy of
- * f for each. */
-#define FOR_ROWS(name, f, type, d, n)              \
-    NOINLINE void name(int R, struct entries *e) { \
-        switch (R) {                               \
-        case 1: f(type, 1, d, n, e); break;        \
-        case 2: f(type, 2, d, n, e); break;        \
-        case 3: f(type, 3, d, n, e); break;        \
-        default: f(type, 4, d, n, e); break;       \
-        }                                          \
+/* The next so many bytes. */
+INLINE void prefetch_next(struct pass pass, struct soon *soon, size_t bytes) {
+    prefetch_part(pass, *soon, 0, bytes);
+    if (!pass.listed || soon->near) soon->near += bytes;
+    if (LANES == 16 && soon->far) soon->far += bytes;
+}
+
+/* Defines name(R, e): f(pass, e) with what `pass` has as constants, so that the compiler makes a copy of f for each. */
+#define FOR_ROWS(name, f, type, listed, d, n)                                  \
+    NOINLINE void name(int R, struct entries *e) {                             \
+        const size_t row_bytes = kv_row_bytes(type, d);                        \
+        switch (R) {                                                           \
+        case 1: f((struct pass){type, 1, d, n, row_bytes, listed}, e); break;  \
+        case 2: f((struct pass){type, 2, d, n, row_bytes, listed}, e); break;  \
+        case 3: f((struct pass){type, 3, d, n, row_bytes, listed}, e); break;  \
+        default: f((struct pass){type, 4, d, n, row_bytes, listed}, e); break; \
+        }                                                                      \
     }
 
-/* The same with the usual head sizes as constants, too, for blocks of which `usual` holds, of `count` entries. */
-#define FOR_SIZES_IF(usual, name, f, type, count) \
-    FOR_ROWS(name##_64, f, type, 64, count)       \
-    FOR_ROWS(name##_128, f, type, 128, count)     \
-    FOR_ROWS(name##_any, f, type, e->d, e->n)     \
-    static void name(int R, struct entries *e) {  \
-        const int size = (usual) ? e->d : 0;      \
-        if (size == 64) name##_64(R, e);          \
-        else if (size == 128) name##_128(R, e);   \
-        else name##_any(R, e);                    \
+/* For any head size and scattered entries. */
+#define FOR_ANY(name, f, type) FOR_ROWS(name, f, type, true, e->d, padded(e->n))
+
+/* The same with copies for the usual head sizes, for blocks of which `usual` holds, of `count` entries. */
+#define FOR_SIZES_IF(usual, name, f, type, count)             \
+    FOR_ROWS(name##_64, f, type, false, 64, count)            \
+    FOR_ROWS(name##_128, f, type, false, 128, count)          \
+    FOR_ANY(name##_any, f, type)                              \
+    static void name(int R, struct entries *e) {              \
+        const int size = !e->scattered && (usual) ? e->d : 0; \
+        if (size == 64) name##_64(R, e);                      \
+        else if (size == 128) name##_128(R, e);               \
+        else name##_any(R, e);                                \
     }
-#define FOR_SIZES(name, f, type) FOR_SIZES_IF(true, name, f, type, e->n)
+#define FOR_SIZES(name, f, type) FOR_SIZES_IF(true, name, f, type, padded(e->n))
 
 /* Both products of a block of entries with R rows, of any type, in float32: attend_float.h, once for an instruction
  * set. */

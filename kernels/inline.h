@@ -10,6 +10,8 @@
 /* Of a loop of at most 8 turns. clang leaves loops whose bounds aren't constant as they are. */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define NO_UNROLL _Pragma("clang loop unroll(disable)")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
+#define NO_UNROLL _Pragma("GCC unroll 1")
 #endif

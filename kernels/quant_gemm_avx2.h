@@ -38,9 +38,6 @@ static void interleave_strips(const uint8_t *rows, int cols, uint8_t shift, uint
     }
 }
 
-/* Keeps a value in a register: gcc would load weights anew for every product, and add up in a tree, which spills. */
-#define KEEP(x) __asm__("" : "+x"(x))
-
 INLINE __m256i multiply_pairs(struct recipe recipe, __m256i w, __m256i x) {
     if (recipe.zero >= 0) return _mm256_maddubs_epi16(w, x);
     return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));

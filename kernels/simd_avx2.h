@@ -54,3 +54,6 @@ INLINE void transpose_8x8(__m256i x[8]) {
     }
     for (int i = 0; i < 8; i++) x[i] = y[i];
 }
+
+/* Keeps a vector in a register: gcc would load what it could keep, and add up in a tree, which spills. */
+#define KEEP(x) __asm__("" : "+x"(x))
