@@ -1,11 +1,11 @@
 /* attend_fast_avx2.c - as attend_avx2.c, but decoding takes the products of q8_0
  * and q4_0 keys with queries in 8 bits, and sums q8_0 values with weights of 16
- * bits. */
+ * bits; prompts take both in 16 bits. */
 #include "attend_avx2.h"
 #include "attend_pv_avx2.h"
 #include "attend_int.h"
 #include "attend_few.h"
-#include "attend_tile.h"
+#include "attend_tile_i16_avx2.h"
 
 const struct attend_kernels attend_fast_avx2 = {
     .isa = "avx2",
