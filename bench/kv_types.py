@@ -84,3 +84,6 @@ if __name__ == "__main__":
         main()
     except Failed as e:
         sys.exit(f"kv_types.py: {e}")
+    except BrokenPipeError:
+        sys.stdout = None  # or Python complains once more when it ends
+        sys.exit("kv_types.py: standard output: can't write: Broken pipe")
