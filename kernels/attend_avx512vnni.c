@@ -302,19 +302,8 @@ static void load_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows
             t->q_scale[p][r] = scale * (LOG2_E / (float)cut.part); /* a Hadamard matrix squared is its size */
             for (int i = 0; i < cut.part; i += 4) memcpy(t->q[(p * cut.part + i) / 4][r], bytes + i, 4);
         }
-        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] * LOG2_E : NEVER;
-        t->sum[r] = row->state[ATTEND_SUM];
     }
-    load_transposed(t->acc, d, rows, m, true);
-    for (int c = d; c < cut.width; c++) memset(t->acc[c], 0, sizeof t->acc[c]);
-}
-
-static void store_tile_i8(struct tile_i8 *t, int d, const struct attend_row *rows, int m) {
-    store_transposed(t->acc, d, rows, m);
-    for (int r = 0; r < m; r++) {
-        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] / LOG2_E : -INFINITY;
-        rows[r].state[ATTEND_SUM] = t->sum[r];
-    }
+    load_states(t->max, t->sum, t->acc, LOG2_E, d, cut.width, rows, m);
 }
 
 static void attend_rows(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
@@ -335,7 +324,7 @@ static void attend_rows(int d, const void *blocks, int begin, int n, const struc
             else softmax_tile_i8(&t, most, true);
             for (int c = 0; c < d; c += KEYS) pv_tile_i8(&t, (most + 3) / 4, cut.width, &b, c);
         }
-        store_tile_i8(&t, d, rows, count);
+        store_states(t.max, t.sum, t.acc, LOG2_E, d, rows, count);
     }
 }
 

@@ -256,3 +256,25 @@ static void store_transposed(float (*from)[TILE_ROWS], int d, const struct atten
             for (int r = 0; r < count; r++) rows[first + r].state[ATTEND_ACC + c] = from[c][first + r];
     }
 }
+
+/* The rows' states for a tile: maxima (times `unit`, NEVER for none), sums of weights, and transposed the weighted sums,
+ * zero in channels d .. width - 1. Lanes without a row repeat the first. */
+static void load_states(float *max, float *sum, float (*acc)[TILE_ROWS], float unit, int d, int width,
+                        const struct attend_row *rows, int m) {
+    for (int r = 0; r < TILE_ROWS; r++) {
+        const float *state = rows[r < m ? r : 0].state;
+        max[r] = state[ATTEND_MAX] > NEVER ? state[ATTEND_MAX] * unit : NEVER;
+        sum[r] = state[ATTEND_SUM];
+    }
+    load_transposed(acc, d, rows, m, true);
+    for (int c = d; c < width; c++) memset(acc[c], 0, sizeof acc[c]);
+}
+
+static void store_states(const float *max, const float *sum, float (*acc)[TILE_ROWS], float unit, int d,
+                         const struct attend_row *rows, int m) {
+    store_transposed(acc, d, rows, m);
+    for (int r = 0; r < m; r++) {
+        rows[r].state[ATTEND_MAX] = max[r] > NEVER ? max[r] / unit : -INFINITY;
+        rows[r].state[ATTEND_SUM] = sum[r];
+    }
+}

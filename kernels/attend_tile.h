@@ -96,25 +96,9 @@ INLINE void pv_tile(struct tile *t, int n, int stride, const float *v, float (*a
 }
 
 static void load_tile(struct tile *t, int d, const struct attend_row *rows, int m) {
-    for (int r = 0; r < TILE_ROWS; r++) {
-        const float *state = rows[r < m ? r : 0].state;
-        t->max[r] = state[ATTEND_MAX] > NEVER ? state[ATTEND_MAX] : NEVER;
-        t->sum[r] = state[ATTEND_SUM];
-    }
+    load_states(t->max, t->sum, t->acc, 1, d, padded_dim(d), rows, m);
     load_transposed(t->q, d, rows, m, false);
-    load_transposed(t->acc, d, rows, m, true);
-    for (int c = d; c < padded_dim(d); c++) {
-        memset(t->q[c], 0, sizeof t->q[c]);
-        memset(t->acc[c], 0, sizeof t->acc[c]);
-    }
-}
-
-static void store_tile(struct tile *t, int d, const struct attend_row *rows, int m) {
-    store_transposed(t->acc, d, rows, m);
-    for (int r = 0; r < m; r++) {
-        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] : -INFINITY;
-        rows[r].state[ATTEND_SUM] = t->sum[r];
-    }
+    for (int c = d; c < padded_dim(d); c++) memset(t->q[c], 0, sizeof t->q[c]);
 }
 
 static void simd_rows(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
@@ -134,7 +118,7 @@ static void simd_rows(int d, const void *blocks, int begin, int n, const struct 
             else softmax_tile(&t, most, true);
             for (int c = 0; c < stride; c += KEYS) pv_tile(&t, most, stride, v + c, t.acc + c);
         }
-        store_tile(&t, d, rows, count);
+        store_states(t.max, t.sum, t.acc, 1, d, rows, count);
     }
 }
 

@@ -224,19 +224,8 @@ static void load_tile_i16(struct tile_i16 *t, int d, const struct attend_row *ro
         load_padded(KV_F32, d, (const uint8_t *)row->q, width, q);
         t->q_scale[r] = LOG2_E * round_row(q, width, rounded);
         for (int c = 0; c < width; c += 2) memcpy(t->q[c / 2][r], rounded + c, sizeof t->q[0][0]);
-        t->max[r] = row->state[ATTEND_MAX] > NEVER ? row->state[ATTEND_MAX] * LOG2_E : NEVER;
-        t->sum[r] = row->state[ATTEND_SUM];
     }
-    load_transposed(t->acc, d, rows, m, true);
-    for (int c = d; c < width; c++) memset(t->acc[c], 0, sizeof t->acc[c]);
-}
-
-static void store_tile_i16(struct tile_i16 *t, int d, const struct attend_row *rows, int m) {
-    store_transposed(t->acc, d, rows, m);
-    for (int r = 0; r < m; r++) {
-        rows[r].state[ATTEND_MAX] = t->max[r] > NEVER ? t->max[r] / LOG2_E : -INFINITY;
-        rows[r].state[ATTEND_SUM] = t->sum[r];
-    }
+    load_states(t->max, t->sum, t->acc, LOG2_E, d, width, rows, m);
 }
 
 static void rows_i16(int d, const void *blocks, int begin, int n, const struct attend_row *rows, int m) {
@@ -256,7 +245,7 @@ static void rows_i16(int d, const void *blocks, int begin, int n, const struct a
             for (int x = 0; x < TILE_ROWS; x += LANES) softmax_rows(&t, most, x);
             for (int c = 0; c < d; c += AT_ONCE) pv_tile_i16(&t, (most + 1) / 2, width, &b, c);
         }
-        store_tile_i16(&t, d, rows, count);
+        store_states(t.max, t.sum, t.acc, LOG2_E, d, rows, count);
     }
 }
 
