@@ -88,6 +88,25 @@ static void store_mark(const struct attn_layer *layer, int g, int block, const f
                                 state->marks[g] + (size_t)block * layer->cache.k_row_bytes);
 }
 
+/* In the first layer every landmark has the same input and so the same key: far from a query their scores are equal,
+ * and the earliest are retrieved. But products of a whole prompt and of one token differ in their last bits, which
+ * would decide instead, so that all take the first one's. */
+static void store_first_mark(const struct attn_layer *layer, const struct attn_batch *b, int g, int block) {
+    const struct attn_shape *s = layer->shape;
+    const struct landmark_params *params = layer->params;
+    const struct landmark *state = layer->state;
+    size_t size = layer->cache.k_row_bytes;
+    int first = params->block - 1 - b->pos; /* the first landmark's index in the batch, if it is there */
+    if (first < 0) {
+        memcpy(state->marks[g] + (size_t)block * size, state->marks[g], size);
+        return;
+    }
+    float k[KV_MAX_DIM];
+    memcpy(k, b->k + (size_t)(first * s->n_head_kv + g) * (size_t)s->head_dim, (size_t)s->head_dim * sizeof *k);
+    rope_rotate(s->rope, place_table(layer, params->block - 1), k);
+    store_mark(layer, g, block, k);
+}
+
 /* Rotates the queries of token i by its place, times the softmax scale, in place, and stores its keys. */
 static void store_token(const struct attn_layer *layer, const struct attn_batch *b, int i) {
     const struct attn_shape *s = layer->shape;
@@ -105,6 +124,7 @@ static void store_token(const struct attn_layer *layer, const struct attn_batch 
         rope_rotate(s->rope, table, k);
         if (place < state->n_ordinary)
             kv_write(&layer->cache, g, block * state->n_ordinary + place, b->pos + i, k, b->v + row);
+        else if (layer->index == 0) store_first_mark(layer, b, g, block);
         else store_mark(layer, g, block, k);
     }
 }
@@ -155,8 +175,7 @@ static struct kv_view marks_view(const struct attn_layer *layer, int g) {
     return view;
 }
 
-/* Whether a score is larger by more than rounding. In the first layer all landmarks have the same key, and so,
- * far from the query, the same score; computed in a prompt and while generating it differs in the last bits. */
+/* Whether a score is larger by more than rounding, which differs between prompts and generated tokens. */
 static bool beats(float score, float other) { return score > other + 2e-6f * fabsf(other); }
 
 /* Puts a block into the n best, sorted by score; the earlier one stays ahead where scores are equal. */

@@ -17,6 +17,7 @@ struct mode_case {
     const char *options;     /* "k=4,select=prefix" */
     const char *tensor;      /* a trained parameter of layer 0, or NULL */
     int tensor_rows;         /* its rows; [rows, n_embd], or one row of H where 0 */
+    int layer;               /* index of the layer */
 };
 
 /* How the tokens go through the layer: the first n_prompt in batches, the others one by one. */
@@ -140,7 +141,7 @@ static inline int run_mode(const struct attn_mode *mode, const struct mode_case 
         .max_batch = how->batch, .n_ctx = c->T, .n_threads = how->n_threads, .rope = &m->rope, .kernels = model.kernels,
         .attend = attend_select(kernels_isa(model.kernels), how->exact),
     };
-    struct attn_layer layer = {.mode = mode, .shape = &shape, .params = calloc(1, mode->params_bytes)};
+    struct attn_layer layer = {.index = c->layer, .mode = mode, .shape = &shape, .params = calloc(1, mode->params_bytes)};
     struct team *team = team_create(how->n_threads, err);
     params_defaults(mode->params, layer.params);
     int status = params_parse(mode->params, layer.params, c->options, strlen(c->options), mode->name, err);

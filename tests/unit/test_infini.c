@@ -95,7 +95,7 @@ static void test_memory_is_constant(void) {
     struct attn_stats short_text, long_text;
     struct error err;
     for (int i = 0; i < 2; i++) {
-        const struct mode_case c = {4, 2, 16, 8, i ? 5000 : 100, "segment=32,gate=0.5", NULL, 0};
+        const struct mode_case c = {4, 2, 16, 8, i ? 5000 : 100, "segment=32,gate=0.5", NULL, 0, 0};
         struct mode_data m = make_data(&c, 1);
         float *out = calloc((size_t)(c.T * c.H * c.d), sizeof *out);
         const struct schedule how = {c.T, 64, 2, KV_F16, true};
@@ -107,7 +107,7 @@ static void test_memory_is_constant(void) {
 }
 
 static void test_missing_gate(void) {
-    const struct mode_case c = {2, 2, 8, 8, 4, "segment=4", NULL, 0};
+    const struct mode_case c = {2, 2, 8, 8, 4, "segment=4", NULL, 0, 0};
     struct mode_data m = make_data(&c, 1);
     float out[4 * 2 * 8];
     struct error err = {0};
@@ -128,7 +128,7 @@ int main(void) {
                          i % 2 ? "0.25" : "file");
                 const struct mode_case c = {
                     shapes[s].H, shapes[s].G, shapes[s].d, 8, 61, options,
-                    i % 2 ? NULL : "blk.0.attn_infini_gate.weight", 0,
+                    i % 2 ? NULL : "blk.0.attn_infini_gate.weight", 0, 0,
                 };
                 test_case(&c, segments[i], delta, 0.25);
             }

@@ -107,7 +107,7 @@ static void test_case(const struct mode_case *c, const struct options *o) {
 
 /* Reads per query: every landmark, and the retrieved blocks and its own, not the whole context. */
 static void test_reads(void) {
-    const struct mode_case c = {4, 2, 16, 8, 801, "block=8,topk=3", NULL, 0};
+    const struct mode_case c = {4, 2, 16, 8, 801, "block=8,topk=3", NULL, 0, 1};
     struct mode_data m = make_data(&c, 1);
     float *out = calloc((size_t)(c.T * c.H * c.d), sizeof *out);
     struct attn_stats stats;
@@ -116,6 +116,33 @@ static void test_reads(void) {
     CHECK(run_mode(&attn_landmark, &c, &m, &how, false, out, &stats, &err) == 0);
     CHECK(stats.entries_attended == c.H * (100 + 3 * 7 + 1));
     free_data(&m);
+    free(out);
+}
+
+/* The first layer's landmarks have one key and tie far from a query, though products of prompts and of single tokens
+ * give it in last bits that differ. */
+static void test_first_layer(void) {
+    const struct options o = {8, 2, false};
+    const struct mode_case c = {6, 2, 32, 8, 85, "block=8,topk=2", NULL, 0, 0};
+    struct mode_data m = make_data(&c, 3);
+    size_t n = (size_t)(c.T * c.H * c.d), row = (size_t)(c.G * c.d);
+    double *want = calloc(n, sizeof *want);
+    float *out = calloc(n, sizeof *out), *key = m.k + (size_t)(o.block - 1) * row;
+    struct error err;
+    for (int t = 2 * o.block - 1; t < c.T; t += o.block) memcpy(m.k + (size_t)t * row, key, row * sizeof *key);
+    for (int t = 0; t < c.T; t++)
+        for (int h = 0; h < c.H; h++) define_token(&c, &m, &o, h, t, want + (t * c.H + h) * c.d);
+    for (int t = 2 * o.block - 1; t < c.T; t += o.block)
+        for (size_t i = 0; i < row; i++) m.k[(size_t)t * row + i] *= 1 + 1e-6f * (float)((t + (int)i) % 3 - 1);
+    const struct schedule schedules[] = {
+        {c.T, c.T, 1, KV_F32, true}, {c.T, 1, 2, KV_F32, true}, {c.T / 2, 5, 2, KV_F32, true}, {30, 30, 2, KV_F32, true},
+    };
+    for (size_t i = 0; i < sizeof schedules / sizeof *schedules; i++) {
+        CHECK(run_mode(&attn_landmark, &c, &m, &schedules[i], false, out, NULL, &err) == 0);
+        CHECK_NEAR(max_difference(out, want, n), 0, 2e-5);
+    }
+    free_data(&m);
+    free(want);
     free(out);
 }
 
@@ -131,9 +158,10 @@ int main(void) {
             char text[64];
             snprintf(text, sizeof text, "block=%d,topk=%d,key=%s", options[i].block, options[i].topk,
                      options[i].mean ? "mean" : "landmark");
-            const struct mode_case c = {shapes[s].H, shapes[s].G, shapes[s].d, 8, 85, text, NULL, 0};
+            const struct mode_case c = {shapes[s].H, shapes[s].G, shapes[s].d, 8, 85, text, NULL, 0, 1};
             test_case(&c, &options[i]);
         }
+    test_first_layer();
     test_reads();
     return check_done("landmark");
 }

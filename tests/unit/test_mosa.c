@@ -114,7 +114,7 @@ static void test_options(int H, int G, int d, int router_rows, const struct opti
     snprintf(options, sizeof options, "k=%d,select=%s,dense_heads=%d,include_first=%d,router=%s", o->k,
              o->sequence ? "sequence" : "prefix", o->dense_heads, o->include_first,
              o->knorm ? "knorm" : "file");
-    struct mode_case c = {H, G, d, 20, 70, options, "blk.0.attn_mosa_router.weight", router_rows};
+    struct mode_case c = {H, G, d, 20, 70, options, "blk.0.attn_mosa_router.weight", router_rows, 0};
     if (o->knorm) c.tensor = NULL;
     test_case(&c, o);
 }
@@ -124,7 +124,7 @@ static void test_memory_is_bounded(void) {
     size_t bytes[2];
     struct error err;
     for (int i = 0; i < 2; i++) {
-        const struct mode_case c = {4, 2, 16, 8, i ? 5000 : 500, "k=64,router=knorm", NULL, 0};
+        const struct mode_case c = {4, 2, 16, 8, i ? 5000 : 500, "k=64,router=knorm", NULL, 0, 0};
         struct mode_data m = make_data(&c, 1);
         float *out = calloc((size_t)(c.T * c.H * c.d), sizeof *out);
         struct attn_stats stats;
@@ -140,7 +140,7 @@ static void test_memory_is_bounded(void) {
 }
 
 static void test_errors(void) {
-    struct mode_case c = {2, 2, 8, 8, 4, "k=4", NULL, 0};
+    struct mode_case c = {2, 2, 8, 8, 4, "k=4", NULL, 0, 0};
     struct mode_data m = make_data(&c, 1);
     float out[4 * 2 * 8];
     struct error err = {0};

@@ -96,7 +96,7 @@ static void test_text(int H, int G, int d, const struct options *o, const char *
     char options[128];
     text_of(o, index, options, sizeof options);
     const struct attn_mode *mode = o->moba ? &attn_moba : &attn_topk;
-    const struct mode_case c = {H, G, d, 8, 90, options, NULL, 0};
+    const struct mode_case c = {H, G, d, 8, 90, options, NULL, 0, 0};
     struct mode_data m = make_data(&c, (uint64_t)(H * 7 + d));
     size_t n = (size_t)(c.T * H * d);
     double *want[2] = {calloc(n, sizeof **want), calloc(n, sizeof **want)}; /* as prompt, as generated text */
@@ -155,7 +155,7 @@ static void test_dropped(const struct options *o, int batch, int back) {
     char options[128];
     text_of(o, "page", options, sizeof options);
     const struct attn_mode *mode = o->moba ? &attn_moba : &attn_topk;
-    const struct mode_case c = {H, G, D, 8, T, options, NULL, 0};
+    const struct mode_case c = {H, G, D, 8, T, options, NULL, 0, 0};
     struct mode_data m = make_data(&c, 5);
     struct error err;
     const struct attn_shape shape = {
@@ -220,7 +220,7 @@ static void test_dropped(const struct options *o, int batch, int back) {
 /* ---- the attention mass kept -------------------------------------------------------------- */
 
 static void test_mass(const char *options, const struct options *o) {
-    const struct mode_case c = {4, 2, 16, 8, 70, options, NULL, 0};
+    const struct mode_case c = {4, 2, 16, 8, 70, options, NULL, 0, 0};
     const struct attn_mode *mode = o->moba ? &attn_moba : &attn_topk;
     struct mode_data m = make_data(&c, 8);
     float out[70 * 4 * 16];
@@ -259,7 +259,7 @@ static void smooth(float *k, int T, int width) {
  * the batch nor the threads matter. */
 static void test_pages(int H, int G, int d) {
     const char *options = "k=32,recent=8,prefill=sparse,index=page,recall=1";
-    const struct mode_case c = {H, G, d, 8, 1700, options, NULL, 0};
+    const struct mode_case c = {H, G, d, 8, 1700, options, NULL, 0, 0};
     struct mode_data m = make_data(&c, 11);
     size_t n = (size_t)(c.T * H * d);
     float *out = calloc(n, sizeof *out), *first = calloc(n, sizeof *first);
