@@ -2,12 +2,14 @@
  *
  * When the prompt is complete, an entry's score is the attention from its last `window` queries, mean over
  * them and over the group, average-pooled over `kernel` neighbours among the entries before the window
- * (beyond either end there are zeros, as in kvpress). The window itself ranks above all that; what is
- * generated afterwards stays. */
+ * (beyond either end there are zeros, as in kvpress). The window itself ranks above all that, its newest
+ * entries first where the budget is less than the window; what is generated afterwards stays. */
 #include "evict_snapkv.h"
 
-#include <float.h>
+#include <math.h>
 #include <string.h>
+
+#define WINDOW_RANK 100 /* exponent of two: above all sums of probabilities */
 
 /* The newest queries of the prompt in progress. */
 struct state {
@@ -63,7 +65,7 @@ void snapkv_score(struct evict_layer *l, int head, int n, float *scores) {
         scores[i] = 0;
         for (int j = first; j <= last; j++) scores[i] += sums[j];
     }
-    for (int i = before; i < n; i++) scores[i] = FLT_MAX; /* the window */
+    for (int i = before; i < n; i++) scores[i] = ldexpf((float)(i - before + 1), WINDOW_RANK);
 }
 
 static const struct param params[] = {SNAPKV_OPTIONS, {0}};

@@ -138,7 +138,8 @@ def snapkv(c):
     G, T = c.alive.shape
     before = c.end - c.recent.shape[1]
     mean = c.recent[:, :, :before].mean(1, keepdim=True)  # [H, 1, before]
-    score = torch.full((G, T), 2.0, dtype=c.rotated.dtype)  # the window: more than any mean of probabilities
+    # the window: more than any mean of probabilities, and the newest first where the budget is less
+    score = 2 + torch.arange(T, dtype=c.rotated.dtype).repeat(G, 1)
     if before > 0:
         pooled = torch.nn.functional.avg_pool1d(mean, c.p["kernel"], stride=1, padding=c.p["kernel"] // 2)
         score[:, :before] = pooled[:, 0, :before].view(G, -1, before).mean(1)
