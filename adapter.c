@@ -1,5 +1,6 @@
 #include "adapter.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,6 +82,7 @@ int adapter_attach(struct model *m, const char *name, struct weight *w, struct e
     double alpha = rank;
     gguf_get_float(m->adapter, "adapter.lora.alpha", &alpha);
     lora->scale = (float)(alpha / rank);
+    if (!isfinite(lora->scale)) return fail(err, "%s: key 'adapter.lora.alpha' is %g", gguf_path(m->adapter), alpha);
     if (rank > m->max_rank) m->max_rank = rank;
     m->n_loras++;
     m->weights_bytes += (size_t)rank * lora->a.row_bytes + (size_t)w->rows * lora->b.row_bytes;

@@ -204,7 +204,7 @@ static int load_rope(struct loader *ld, const struct rope_options *options) {
     if (read_int(ld, "rope.dimension_count", c->head_dim, 2, c->head_dim, &n_dims)) return -1;
     if (n_dims % 2) return fail(ld->err, "%s: key '%s.rope.dimension_count' is odd (%d)", path, c->arch, n_dims);
     double base = options->base > 0 ? options->base : read_float(ld, "rope.freq_base", 10000);
-    if (!(base > 1)) return fail(ld->err, "%s: the RoPE base is %g", path, base);
+    if (!(base > 1 && isfinite(base))) return fail(ld->err, "%s: the RoPE base is %g", path, base);
     rope->n_pairs = n_dims / 2;
     rope->interleaved = ld->arch->rope_interleaved;
     rope->magnitude = 1;
@@ -212,6 +212,8 @@ static int load_rope(struct loader *ld, const struct rope_options *options) {
 
     int scaling = options->scaling;
     if (scaling < 0 && file_scaling(ld, &scaling)) return -1;
+    if (scaling == ROPE_SCALE_LLAMA3 && gguf_find_tensor(ld->m->file, "rope_freqs.weight"))
+        scaling = ROPE_SCALE_NONE; /* the tensor's divisors are that scaling */
     if (options->scaling < 0 && options->scale > 0 && scaling == ROPE_SCALE_NONE) scaling = ROPE_SCALE_LINEAR;
     double factor = read_float(ld, "rope.scaling.factor", read_float(ld, "rope.scale_linear", 1));
     if (options->scale > 0) factor = options->scale;
@@ -222,9 +224,7 @@ static int load_rope(struct loader *ld, const struct rope_options *options) {
         for (int i = 0; i < rope->n_pairs; i++) rope->inv_freq[i] = (float)(rope->inv_freq[i] / factor);
         break;
     case ROPE_SCALE_YARN: scale_yarn(ld, rope, base, factor); break;
-    case ROPE_SCALE_LLAMA3:
-        if (!gguf_find_tensor(ld->m->file, "rope_freqs.weight")) scale_llama3(ld, rope, factor);
-        break;
+    case ROPE_SCALE_LLAMA3: scale_llama3(ld, rope, factor); break;
     default: break;
     }
     return 0;
@@ -288,6 +288,18 @@ static int load_layer(struct loader *ld, int l) {
         || layer_weight(ld, l, "ffn_down.weight", c->n_embd, c->n_ff, true, &layer->w_down);
 }
 
+/* What other programs would add: better no answer than one without it. */
+static int refuse_biases(const struct loader *ld, int l) {
+    static const char *const biases[] = {"attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_norm", "ffn_norm"};
+    char name[64];
+    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++) {
+        snprintf(name, sizeof name, "blk.%d.%s.bias", l, biases[i]);
+        if (gguf_find_tensor(ld->m->file, name))
+            return fail(ld->err, "%s: tensor '%s' is not supported", gguf_path(ld->m->file), name);
+    }
+    return 0;
+}
+
 static int load_weights(struct loader *ld) {
     struct model *m = ld->m;
     struct config *c = &m->config;
@@ -311,7 +323,7 @@ static int load_weights(struct loader *ld) {
     m->layers = calloc((size_t)c->n_layer, sizeof *m->layers);
     if (!m->layers) return fail(ld->err, "out of memory for %d layers", c->n_layer);
     for (int l = 0; l < c->n_layer; l++)
-        if (load_layer(ld, l)) return -1;
+        if (load_layer(ld, l) || refuse_biases(ld, l)) return -1;
     return adapter_check(m, ld->err);
 }
 

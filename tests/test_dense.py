@@ -146,6 +146,18 @@ def test_rope_options_replace_what_the_file_says(tiny_model, args):
     assert relative_error(logits(path, ids, "--kv-type", "f32", *args), reference.logits(ids)) < 1e-3
 
 
+def test_rope_scale_stretches_what_a_tensor_of_factors_stretches(tiny_model):
+    """Whether or not the file names the scaling that the tensor stands for."""
+    named = (("llama.rope.scaling.type", "llama3"), ("llama.rope.scaling.factor", 8.0))
+    ids, rows = random_ids(N), {}
+    for meta in (), named:
+        path, reference = tiny_model(rope_scaling="llama3", meta=meta)
+        assert relative_error(logits(path, ids, "--kv-type", "f32"), reference.logits(ids)) < 1e-3
+        rows[meta] = logits(path, ids, "--rope-scale", 4)
+        assert relative_error(rows[meta], reference.logits(ids)) > 0.01
+    assert np.array_equal(rows[()], rows[named])
+
+
 def test_threads_do_not_change_a_bit(tiny_model):
     for kwargs in ({}, {"type": Type.Q4_1, "n_embd": 128, "n_ff": 256}):
         path, _ = tiny_model(**kwargs)

@@ -150,7 +150,7 @@ def write(path: Path, t: Tiny):
     out.add_add_bos_token(False)
     out.add_chat_template(CHAT_TEMPLATE)
     for key, value in t.meta:
-        {bool: out.add_bool, int: out.add_uint32}[type(value)](key, value)
+        {bool: out.add_bool, int: out.add_uint32, float: out.add_float32, str: out.add_string}[type(value)](key, value)
     if t.landmark:
         out.add_uint32("attention.landmark.token_id", n_vocab - 1 if t.landmark == "vocab" else n_vocab)
 
