@@ -8,59 +8,99 @@
 #include "app/output.h"
 #include "state.h"
 
-/* File: magic, model fingerprint, options as text, tokens, the last batch's final hidden state (its logits
- * start the next answer), every layer's state, checksum. */
-static const char magic[8] = "ATTNSES2"; /* the last is the format's version */
+/* File: magic, fingerprints of the model and of the options, tokens, the last batch's final hidden state (its
+ * logits start the next answer), every layer's state, checksum. */
+static const char magic[8] = "ATTNSES3"; /* the last is the format's version */
 
-#define MAX_OPTIONS 1024
+#define SAMPLES 8 /* places at which a tensor is looked at */
+#define SAMPLE 64 /* bytes */
 
-/* Adds a file's tensor table and the first bytes of every tensor. */
-static uint64_t file_fingerprint(const struct gguf *file, uint64_t hash) {
-    for (int i = 0; i < gguf_n_tensors(file); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(file, i);
-        const uint64_t words[] = {t->type, t->size, (uint64_t)t->ne[0], (uint64_t)t->ne[1]};
-        for (size_t j = 0; j < 4; j++) hash = (hash ^ words[j]) * 0x100000001b3u;
-        for (size_t j = 0; t->data && j < t->size && j < 64; j++) hash = (hash ^ t->data[j]) * 0x100000001b3u;
+/* FNV-1a */
+static uint64_t add_bytes(uint64_t hash, const void *data, size_t n) {
+    const uint8_t *p = data;
+    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 0x100000001b3u;
+    return hash;
+}
+
+static uint64_t add_string(uint64_t hash, struct gguf_string s) {
+    return add_bytes(add_bytes(hash, &s.len, sizeof s.len), s.data, s.len);
+}
+
+static uint64_t add_value(uint64_t hash, const struct gguf_array *a) {
+    const uint8_t *cursor = a->data;
+    hash = add_bytes(hash, &a->n, sizeof a->n);
+    for (size_t i = 0; i < a->n; i++) {
+        if (a->type == GGUF_STRING) {
+            hash = add_string(hash, gguf_array_next(a, &cursor));
+        } else {
+            const int64_t whole = gguf_array_int(a, i); /* of a float: 0 */
+            const double number = gguf_array_float(a, i);
+            hash = add_bytes(add_bytes(hash, &whole, sizeof whole), &number, sizeof number);
+        }
     }
     return hash;
 }
 
+static uint64_t add_tensor(uint64_t hash, const struct gguf_tensor *t) {
+    const uint64_t words[] = {t->type, t->size, (uint64_t)t->ne[0], (uint64_t)t->ne[1]};
+    hash = add_bytes(add_string(hash, t->name), words, sizeof words);
+    if (!t->data) return hash;
+    if (t->size <= SAMPLES * SAMPLE) return add_bytes(hash, t->data, t->size);
+    for (size_t i = 0; i < SAMPLES; i++)
+        hash = add_bytes(hash, t->data + (t->size - SAMPLE) / (SAMPLES - 1) * i, SAMPLE);
+    return hash;
+}
+
+/* Adds a file's metadata, its tensor table and some bytes of every tensor. */
+static uint64_t add_file(uint64_t hash, const struct gguf *file) {
+    for (int i = 0; i < gguf_n_keys(file); i++)
+        hash = add_value(add_string(hash, gguf_key_at(file, i)), &gguf_value_at(file, i)->array);
+    for (int i = 0; i < gguf_n_tensors(file); i++) hash = add_tensor(hash, gguf_tensor_at(file, i));
+    return hash;
+}
+
+#define FNV_BASIS 0xcbf29ce484222325u
+
 /* Tells checkpoints apart, and their adapters. */
 static uint64_t model_fingerprint(const struct model *m) {
-    uint64_t hash = file_fingerprint(m->file, 0xcbf29ce484222325u);
-    return m->adapter ? file_fingerprint(m->adapter, hash) : hash;
+    uint64_t hash = add_file(FNV_BASIS, m->file);
+    return m->adapter ? add_file(hash, m->adapter) : hash;
 }
 
 /* All that changes what the layers keep. */
-static void options_text(const struct session *s, char text[MAX_OPTIONS]) {
+static uint64_t options_fingerprint(const struct session *s) {
     const struct session_options *o = &s->options;
     const struct rope *rope = &s->model->config.rope;
-    memset(text, 0, MAX_OPTIONS);
-    snprintf(text, MAX_OPTIONS, "attn=%s evict=%s k=%s v=%s rope=%.9g,%.9g", o->attn ? o->attn : "dense",
-             s->evict ? o->kv_evict : "none", kv_type_name(o->type_k), kv_type_name(o->type_v), rope->inv_freq[rope->n_pairs - 1], rope->magnitude);
+    const char *const texts[] = {o->attn ? o->attn : "dense", s->evict ? o->kv_evict : "none",
+                                 kv_type_name(o->type_k), kv_type_name(o->type_v)};
+    uint64_t hash = FNV_BASIS;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) hash = add_bytes(hash, texts[i], strlen(texts[i]) + 1);
+    hash = add_bytes(hash, rope->inv_freq, (size_t)rope->n_pairs * sizeof *rope->inv_freq);
+    return add_bytes(hash, &rope->magnitude, sizeof rope->magnitude);
 }
 
 /* What comes before the tokens; all of it must be the same again. */
 struct header {
     char magic[8];
-    uint64_t fingerprint;
-    char options[MAX_OPTIONS];
+    uint64_t model, options;
 };
 
 static struct header make_header(const struct session *s) {
-    struct header h = {.fingerprint = model_fingerprint(s->model)};
+    struct header h = {.model = model_fingerprint(s->model), .options = options_fingerprint(s)};
     memcpy(h.magic, magic, sizeof magic);
-    options_text(s, h.options);
     return h;
 }
 
 /* Tokens, the hidden state of the last one (its logits start the next answer), and every layer's state. The
  * counts are set when restoring. */
-static int body_state(struct session *s, struct state_io *io, struct error *err) {
+static int body_state(struct session *s, struct state_io *io, const char *path, struct error *err) {
     int n_embd = s->model->config.n_embd, n_history = s->n_history;
     float *last = s->x + (io->saving ? (size_t)(s->n - 1) * (size_t)n_embd : 0);
-    state_int(io, &s->n_past, 1, s->options.n_ctx);
-    state_int(io, &n_history, 1, s->options.n_ctx);
+    state_int(io, &s->n_past, 1, INT32_MAX);
+    state_int(io, &n_history, 1, s->n_past);
+    if (s->n_past > s->options.n_ctx)
+        return fail(err, "%s: the session has %d tokens, but the context only %d: raise -c", path, s->n_past,
+                    s->options.n_ctx);
     if (!io->saving && session_reserve_history(s, n_history, err)) return -1;
     s->n_history = n_history;
     state_bytes(io, s->history, (size_t)s->n_history * sizeof *s->history);
@@ -79,7 +119,7 @@ int session_save(struct session *s, const char *path, struct error *err) {
     struct state_io io = {.file = out.file, .saving = true};
     struct header header = make_header(s);
     state_bytes(&io, &header, sizeof header);
-    if (body_state(s, &io, err)) {
+    if (body_state(s, &io, path, err)) {
         output_discard(&out);
         return -1;
     }
@@ -88,14 +128,16 @@ int session_save(struct session *s, const char *path, struct error *err) {
     return output_commit(&out, err);
 }
 
-/* 0 with *why set where the file is another's. */
-static int check_header(const struct session *s, struct state_io *io, const char **why) {
+/* 0 with *why set where the file is another session's. What is none must not be overwritten at the end. */
+static int check_header(const struct session *s, struct state_io *io, const char *path, const char **why,
+                        struct error *err) {
     struct header header, expected = make_header(s);
     state_bytes(io, &header, sizeof header);
-    if (io->failed || memcmp(header.magic, magic, sizeof magic - 1)) *why = "it is not a session file";
-    else if (memcmp(header.magic, magic, sizeof magic)) *why = "another version of this program wrote it";
-    else if (header.fingerprint != expected.fingerprint) *why = "it is of another model";
-    else if (memcmp(header.options, expected.options, MAX_OPTIONS)) *why = "it was made with other options";
+    if (io->failed || memcmp(header.magic, magic, sizeof magic - 1))
+        return fail(err, "%s: not a session file: delete it or give another name", path);
+    if (memcmp(header.magic, magic, sizeof magic)) *why = "another version of this program wrote it";
+    else if (header.model != expected.model) *why = "it is of another model";
+    else if (header.options != expected.options) *why = "it was made with other options";
     else return 1;
     return 0;
 }
@@ -123,8 +165,9 @@ static int restore(struct session *s, FILE *file, size_t size, const char *path,
                    const char **why, struct error *err) {
     uint64_t checksum, expected;
     struct state_io io = {.file = file, .left = size};
-    if (!check_header(s, &io, why)) return 0;
-    if (body_state(s, &io, err)) return -1;
+    int status = check_header(s, &io, path, why, err);
+    if (status <= 0) return status;
+    if (body_state(s, &io, path, err)) return -1;
     expected = io.checksum;
     state_bytes(&io, &checksum, sizeof checksum);
     if (io.failed || io.left || checksum != expected)
@@ -145,8 +188,10 @@ int session_restore(struct session *s, const char *path, const int *prompt, int 
         return 0;
     }
     struct stat st;
-    int status = fstat(fileno(file), &st) ? fail(err, "%s: can't read the session: %s", path, strerror(errno))
-                                          : restore(s, file, (size_t)st.st_size, path, prompt, n_prompt, why, err);
+    int status = 0;
+    *why = NULL;
+    if (fstat(fileno(file), &st)) status = fail(err, "%s: can't read the session: %s", path, strerror(errno));
+    else if (st.st_size > 0) status = restore(s, file, (size_t)st.st_size, path, prompt, n_prompt, why, err);
     fclose(file);
     if (status != 1) session_reset(s);
     return status;
