@@ -8,7 +8,8 @@
 
 struct error {
     char text[512];
-    bool usage;      /* the command line is wrong, not the world: exit status 2 */
+    bool usage;       /* the command line is wrong, not the world: exit status 2 */
+    bool interrupted; /* by Ctrl-C, nothing is wrong: exit status 130 */
 };
 
 /* Formats a message into err (which may be NULL) and returns -1, so that a
@@ -24,3 +25,6 @@ int fail(struct error *err, const char *format, ...);
 __attribute__((format(printf, 2, 3)))
 #endif
 int fail_usage(struct error *err, const char *format, ...);
+
+/* Ctrl-C came while waiting. */
+int fail_interrupted(struct error *err);

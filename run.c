@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "app/app.h"
+#include "app/output.h"
 
 #define VERSION "0.1.0"
 
@@ -28,6 +29,7 @@ static void catch_signals(void) {
     struct sigaction action = {.sa_handler = on_interrupt};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN); /* a closed pipe shows as a failed write */
 }
 
@@ -72,12 +74,12 @@ static int open_session(struct app *app, struct error *err) {
     };
     if (options.n_batch > options.n_ctx) options.n_batch = options.n_ctx;
     if (kv_types_parse(o->kv_type, &options.type_k, &options.type_v, err)) return -1;
-    if (options.n_ctx > c->n_ctx_train && !o->quiet)
+    if (options.n_ctx > c->n_ctx_train)
         fprintf(stderr, "warning: -c %d is more than the %d tokens that this checkpoint was trained for\n",
                 options.n_ctx, c->n_ctx_train);
     app->session = session_create(app->model, &options, err);
     if (!app->session) return -1;
-    if (!o->quiet) print_warnings(app->session);
+    print_warnings(app->session);
     size_t piece_room = tokenizer_max_piece(app->tokenizer);
     app->logits = malloc((size_t)c->n_vocab * sizeof *app->logits);
     app->piece = malloc(piece_room + UTF8_STREAM_ROOM(piece_room));
@@ -106,6 +108,8 @@ static int load(struct app *app, struct error *err) {
 /* The jobs that run the model. */
 static int run_model(struct app *app, struct error *err) {
     const struct options *o = &app->options;
+    if (o->stats && output_check(o->stats, err)) return -1;
+    if (o->session && output_check(o->session, err)) return -1;
     if (load(app, err)) return -1;
     bool prompt_given = o->prompt || o->prompt_file || o->ids;
     bool chat = o->interactive || (!prompt_given && isatty(STDIN_FILENO));
@@ -160,19 +164,30 @@ static uint64_t random_seed(void) {
     return ((uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec) ^ (uint64_t)getpid() << 40;
 }
 
+/* In one line, whatever is in the names that it quotes. */
+static void print_error(const struct error *err) {
+    fputs("run: ", stderr);
+    for (const char *p = err->text; *p; p++) {
+        if (*p == '\n') fputs("\\n", stderr);
+        else if ((unsigned char)*p < 0x20 || *p == 0x7f) fprintf(stderr, "\\x%02x", *p);
+        else fputc(*p, stderr);
+    }
+    fputc('\n', stderr);
+}
+
 int main(int argc, char **argv) {
     struct app app = {.interrupted = &interrupted};
     struct error err = {0};
     catch_signals();
     if (options_parse(&app.options, argc, argv, &err)) {
-        fprintf(stderr, "run: %s\n", err.text);
+        print_error(&err);
         return EXIT_USAGE;
     }
     if (!app.options.seed_text) app.options.seed = random_seed() >> 16;
     if (!app.options.model) app.options.model = DEFAULT_MODEL;
     app.kernels = kernels_select(app.options.isa, &err);
     int status = app.kernels ? run(&app, &err) : -1;
-    if (status) fprintf(stderr, "run: %s\n", err.text);
+    if (status) print_error(&err);
     else if (interrupted) fprintf(stderr, "run: interrupted\n");
     sampler_free(&app.sampler);
     free(app.logits);
@@ -181,5 +196,6 @@ int main(int argc, char **argv) {
     session_free(app.session);
     tokenizer_free(app.tokenizer);
     model_free(app.model);
-    return status ? (err.usage ? EXIT_USAGE : EXIT_RUNTIME) : interrupted ? EXIT_INTERRUPTED : 0;
+    if (status && !err.interrupted) return err.usage ? EXIT_USAGE : EXIT_RUNTIME;
+    return interrupted ? EXIT_INTERRUPTED : 0;
 }

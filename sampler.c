@@ -97,9 +97,13 @@ int sampler_sample(struct sampler *s, const float *logits) {
     const struct sampler_options *o = &s->options;
     struct candidate *c = s->candidates;
     int n = s->n_vocab;
+    int n_finite = 0;
     /* Damaged weights give NaN, which no order holds for. */
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         c[i] = (struct candidate){.id = i, .logit = isnan(logits[i]) ? -INFINITY : logits[i]};
+        n_finite += isfinite(logits[i]) != 0;
+    }
+    if (n_finite == 0) return -1;
     if (o->repeat_penalty != 1) penalise_repeats(s);
     if (o->temp <= 0) return greedy(c, n);
 

@@ -38,10 +38,11 @@ static int fill_tokens(const struct app *app, struct token_list *tokens, int n, 
     return 0;
 }
 
-/* Runs tokens n_history..depth-1; *seconds is the time of the last batch, *last its size. */
-static int fill_to(struct session *s, const struct token_list *tokens, int depth, double *seconds, int *last,
+/* Runs tokens n_history..depth-1, or fewer after Ctrl-C; *seconds is the time of the last batch, *last its size. */
+static int fill_to(struct app *app, const struct token_list *tokens, int depth, double *seconds, int *last,
                    struct error *err) {
-    while (s->n_history < depth) {
+    struct session *s = app->session;
+    while (s->n_history < depth && !*app->interrupted) {
         /* The last batch is a full one, so that its speed is that of a long prompt. */
         int left = depth - s->n_history, batch = s->options.n_batch;
         int n = left > 2 * batch ? batch : left > batch ? left - batch : left;
@@ -49,6 +50,8 @@ static int fill_to(struct session *s, const struct token_list *tokens, int depth
         if (session_forward(s, tokens->ids + s->n_history, n, n == left ? PHASE_PROMPT_END : PHASE_PROMPT, err)) return -1;
         *seconds = app_clock() - start;
         *last = n;
+        app->figures.prompt_tokens += n;
+        app->figures.prompt_seconds += *seconds;
     }
     return 0;
 }
@@ -64,7 +67,8 @@ static int bench_depth(struct app *app, const struct token_list *tokens, int dep
     double prompt_seconds = 0;
     int n_prompt = 0;
     session_expect(s, depth - s->n_history + n_gen);
-    if (fill_to(s, tokens, depth, &prompt_seconds, &n_prompt, err)) return -1;
+    if (fill_to(app, tokens, depth, &prompt_seconds, &n_prompt, err)) return -1;
+    if (*app->interrupted) return 0;
     struct session_stats before, after;
     session_stats(s, &before);
     int n_before = s->n_generated;
@@ -74,6 +78,8 @@ static int bench_depth(struct app *app, const struct token_list *tokens, int dep
         session_logits(s, 0, 1, app->logits);
     }
     double gen_seconds = app_clock() - start;
+    app->figures.gen_tokens += n_gen;
+    app->figures.gen_seconds += gen_seconds;
     session_stats(s, &after);
     double attended = after.entries_attended * s->n_generated - before.entries_attended * n_before;
     print_field(o->attn ? o->attn : "dense");
@@ -100,6 +106,9 @@ int job_bench(struct app *app, struct error *err) {
     int n = parse_depths(app->options.depths ? app->options.depths : "512", depths, err);
     if (n < 0) return -1;
     int n_gen = app->options.n_predict >= 0 ? app->options.n_predict : BENCH_TOKENS;
+    for (int i = 1; i < n; i++)
+        if (depths[i] <= (int64_t)depths[i - 1] + n_gen)
+            return fail_usage(err, "--depths: %d is less than %d tokens after the one before", depths[i], n_gen);
     int64_t total = (int64_t)depths[n - 1] + n_gen;
     if (total > app->session->options.n_ctx)
         return fail_usage(err, "--depths: %lld tokens are needed, but -c is %d", (long long)total,
@@ -108,12 +117,8 @@ int job_bench(struct app *app, struct error *err) {
     int status = fill_tokens(app, &tokens, (int)total, err);
     if (!status) status = warm_up(app, &tokens, depths[0], n_gen, err);
     if (!status) printf("attn,kv_evict,kv_type,threads,depth,prompt_tps,gen_tps,cache_bytes,entries_attended\n");
-    for (int i = 0; i < n && !status && !*app->interrupted; i++) {
-        if (depths[i] <= app->session->n_history)
-            status = fail_usage(err, "--depths: %d is less than %d tokens after the one before", depths[i], n_gen);
-        else
-            status = bench_depth(app, &tokens, depths[i], n_gen, err);
-    }
+    for (int i = 0; i < n && !status && !*app->interrupted; i++)
+        status = bench_depth(app, &tokens, depths[i], n_gen, err);
     token_list_free(&tokens);
     return status;
 }

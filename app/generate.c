@@ -9,6 +9,10 @@
 
 int app_flush(struct error *err) {
     if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    if (errno == EINTR) { /* Ctrl-C while the reader made us wait: no failure, and the job sees it by itself */
+        clearerr(stdout);
+        return 0;
+    }
     return fail(err, "standard output: can't write: %s", strerror(errno ? errno : EPIPE));
 }
 
@@ -30,6 +34,7 @@ int app_generate(struct app *app, int n, struct error *err) {
     session_logits(s, s->n - 1, 1, app->logits);
     for (int i = 0; n < 0 || i < n; i++) {
         int token = sampler_sample(&app->sampler, app->logits);
+        if (token < 0) return fail(err, "%s: the logits are not numbers: its weights are damaged", app->options.model);
         if (tokenizer_is_eog(app->tokenizer, token)) break;
         sampler_accept(&app->sampler, token);
         if (app_print_token(app, &stream, token, err)) return -1;

@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
@@ -26,7 +27,7 @@ static const struct option table[] = {
     {"f", "FILE", TEXT, AT(prompt_file), 0, 0, "prompt: the bytes of FILE as they are"},
     {"ids", "IDS", TEXT, AT(ids), 0, 0, "prompt: token ids, \"1 2 3\" or @FILE"},
     {"n", "N", INT, AT(n_predict), -1, INT_MAX, "tokens to generate; -1 (default): until the end"},
-    {"c", "N", INT, AT(n_ctx), 1, INT_MAX / 2, "limit of the context; default: what the checkpoint was trained for"},
+    {"c", "N", INT, AT(n_ctx), 0, INT_MAX / 2, "limit of the context; default (0): what the checkpoint was trained for"},
     {"t", "N", INT, AT(n_threads), 1, 512, "threads; default: one per processor"},
     {"b", "N", INT, AT(n_batch), 1, 1 << 16, "tokens of a prompt per forward pass; default 512"},
     {"temp", "X", FLOAT, AT(temp), 0, 1000, "temperature; default 0.8; 0 is greedy"},
@@ -71,6 +72,7 @@ static const struct option table[] = {
 static const struct { const char *alias, *name; } aliases[] = {
     {"help", "h"}, {"model", "m"}, {"prompt", "p"}, {"file", "f"}, {"predict", "n"}, {"n-predict", "n"},
     {"ctx-size", "c"}, {"threads", "t"}, {"batch-size", "b"}, {"interactive", "i"}, {"quiet", "q"},
+    {"s", "seed"}, {"system-prompt", "system"}, {"rope-freq-base", "rope-base"},
 };
 
 static const struct option *find(const char *name, size_t len) {
@@ -125,7 +127,7 @@ static int parse_seed(struct options *o, struct error *err) {
     char *end;
     errno = 0;
     o->seed = strtoull(o->seed_text, &end, 10);
-    if (end == o->seed_text || *end || errno || o->seed_text[0] == '-')
+    if (!isdigit((unsigned char)*o->seed_text) || *end || errno)
         return fail_usage(err, "--seed takes a whole number, not '%s'", o->seed_text);
     return 0;
 }

@@ -1,4 +1,5 @@
 /* prompt.c - from the command line to token ids, and through the model. */
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@ int app_read_file(const char *path, char **text, size_t *len, struct error *err)
     if (!buf) return fail(err, "%s: out of memory for %zu bytes", name, cap);
     if (failed) {
         free(buf);
-        return fail(err, "%s: can't read: %s", name, strerror(reason));
+        return reason == EINTR ? fail_interrupted(err) : fail(err, "%s: can't read: %s", name, strerror(reason));
     }
     buf[n] = 0;
     *text = buf;
@@ -44,7 +45,7 @@ static int parse_ids(const char *text, struct token_list *list, struct error *er
         char *end;
         errno = 0;
         long id = strtol(p, &end, 10);
-        if (end == p || errno || id < 0 || id > INT_MAX)
+        if (!isdigit((unsigned char)*p) || errno || id < 0 || id > INT_MAX)
             return fail_usage(err, "--ids: '%.*s' is not a token id", (int)strcspn(p, " \t\r\n,"), p);
         if (token_list_push(list, (int)id)) return fail(err, "out of memory for %d token ids", list->n);
         p = end;
@@ -61,7 +62,9 @@ static int read_ids(const char *ids, struct token_list *list, struct error *err)
     return status;
 }
 
-static int encode_chat(const struct app *app, const char *text, struct token_list *tokens, struct error *err) {
+static int encode_chat(const struct app *app, const char *text, size_t len, struct token_list *tokens,
+                       struct error *err) {
+    if (strlen(text) < len) return fail(err, "the prompt has a NUL byte, which --chat can't take");
     struct chat_format *format = chat_detect(app->file, err);
     if (!format) return -1;
     char *turn = chat_render_turn(format, app->options.system, text, true, err);
@@ -81,7 +84,7 @@ int app_read_prompt(const struct app *app, struct token_list *tokens, struct err
         if (app_read_file(o->prompt_file, &read, &len, err)) return -1;
         text = read;
     }
-    int status = o->chat ? encode_chat(app, text, tokens, err)
+    int status = o->chat ? encode_chat(app, text, len, tokens, err)
                          : tokenizer_encode(app->tokenizer, text, len, true, true, tokens, err);
     free(read);
     return status;
@@ -113,24 +116,25 @@ int app_prefill(struct app *app, const struct token_list *tokens, app_batch_fn o
                 struct error *err) {
     struct session *s = app->session;
     if (!session_fits(s, tokens->n))
-        return fail(err, "the prompt has %d tokens, but only %d of %d are free in the context: raise -c", tokens->n,
-                    s->options.n_ctx - s->n_past, s->options.n_ctx);
+        return fail(err, "the prompt has %d tokens%s, but only %d of %d are free in the context: raise -c", tokens->n,
+                    s->landmark_block ? " and landmarks between them" : "", s->options.n_ctx - s->n_past,
+                    s->options.n_ctx);
     if (fit_whole_prompt(app, tokens->n, err)) return -1;
     s = app->session;
     int n_predict = app->options.n_predict >= 0 ? app->options.n_predict : tokens->n / 4;
     session_expect(s, (int64_t)tokens->n + n_predict);
     bool progress = !app->options.quiet && tokens->n > s->options.n_batch && isatty(STDERR_FILENO);
     double start = app_clock();
-    for (int i = 0; i < tokens->n; ) {
+    int i = 0;
+    while (i < tokens->n && !*app->interrupted) {
         int n = tokens->n - i < s->options.n_batch ? tokens->n - i : s->options.n_batch;
         enum phase phase = i + n == tokens->n ? PHASE_PROMPT_END : PHASE_PROMPT;
         if (session_forward(s, tokens->ids + i, n, phase, err)) return -1;
         if (on_batch && on_batch(app, arg, i, n, err)) return -1;
         i += n;
         if (progress) draw_progress(i, tokens->n, app_clock() - start);
-        if (*app->interrupted) break;
     }
-    app->figures.prompt_tokens += tokens->n;
+    app->figures.prompt_tokens += i;
     app->figures.prompt_seconds += app_clock() - start;
     return 0;
 }

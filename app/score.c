@@ -1,6 +1,7 @@
 /* score.c - perplexity of a text, and how far one attention is from another on it. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "app.h"
 
@@ -76,6 +77,15 @@ static int score_batch(struct app *app, void *arg, int first, int n, struct erro
     return 0;
 }
 
+/* What is wrong with the spec is said of --attn. */
+static int blame_compare(struct error *err) {
+    const char own[] = "--attn";
+    char rest[sizeof err->text];
+    if (strncmp(err->text, own, sizeof own - 1)) return -1;
+    memcpy(rest, err->text + sizeof own - 1, sizeof rest - (sizeof own - 1));
+    return fail_usage(err, "--compare%s", rest);
+}
+
 /* The second session of --compare: another attention, nothing evicted. */
 static int open_other(struct app *app, struct score *score, struct error *err) {
     if (!app->options.compare) return 0;
@@ -85,7 +95,7 @@ static int open_other(struct app *app, struct score *score, struct error *err) {
     options.measure = false;
     if (session_whole_prompt(app->session)) options.n_batch = score->tokens->n; /* as app_prefill() does */
     score->other = app->comparison.other = session_create(app->model, &options, err);
-    if (!score->other) return -1;
+    if (!score->other) return blame_compare(err);
     return app->session->evict ? session_watch(score->other, err) : 0;
 }
 
@@ -128,14 +138,16 @@ static int score_text(struct app *app, struct score *score, struct error *err) {
     return asked ? score_generated(app, score, err) : 0;
 }
 
-static void report(struct app *app, const struct score *score) {
+static int report(struct app *app, const struct score *score, struct error *err) {
     int n = score->tokens->n - score->first;
     double recall, mass;
     struct comparison *c = &app->comparison;
     c->tokens = score->tokens->n;
     c->perplexity = exp(score->nll / n);
+    if (!isfinite(c->perplexity))
+        return fail(err, "%s: the logits are not numbers: its weights are damaged", app->options.model);
     printf("tokens: %d\nnll: %.6f\nperplexity: %.4f\n", c->tokens, score->nll / n, c->perplexity);
-    if (!score->other) return;
+    if (!score->other) return app_flush(err);
     c->other_perplexity = exp(score->other_nll / n);
     c->mean_kl = score->kl / n;
     c->top1_agreement = (double)score->same_top / n;
@@ -144,6 +156,7 @@ static void report(struct app *app, const struct score *score) {
     if (app_measures(app, -1, &recall, &mass)) printf("attention_mass: %.4f\n", mass);
     double cached = session_watch_mass(score->other, -1);
     if (!isnan(cached)) printf("cached_mass: %.4f\n", cached);
+    return app_flush(err);
 }
 
 int job_score(struct app *app, struct error *err) {
@@ -156,10 +169,7 @@ int job_score(struct app *app, struct error *err) {
     int status = ok ? read_text(app, &tokens, err) : fail(err, "out of memory for logits");
     if (!status) status = open_other(app, &score, err);
     if (!status) status = score_text(app, &score, err);
-    if (!status && !*app->interrupted) {
-        report(app, &score);
-        status = app_flush(err);
-    }
+    if (!status && !*app->interrupted) status = report(app, &score, err);
     token_list_free(&tokens);
     free(score.logits);
     free(score.other_logits);

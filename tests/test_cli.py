@@ -1,5 +1,6 @@
 """The command line: exit codes, messages, files, statistics. Every failure is one line on standard error."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,6 +8,8 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
+import termios
 import time
 
 import gguf
@@ -87,6 +90,8 @@ def assert_fails(result, code, *mentions):
         (["--depths", "512"], "--bench"),
         (["--bench", "--depths", "a"], "a"),
         (["--bench", "--depths", "64", "-n", str(2**31 - 1)], "tokens are needed"),
+        (["--bench", "--depths", "16,17", "-n", "2"], "17"),
+        (["--seed", " 1"], "--seed"),
         (["-q=1"], "-q"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
@@ -97,6 +102,17 @@ def test_wrong_usage(model, args, mention):
         2,
         mention,
     )
+
+
+def test_names_with_newlines_stay_in_one_line(model):
+    assert_fails(run(model, "-f", "no\nsuch\x1bfile", ok=False), 1, r"no\nsuch\x1bfile")
+    assert_fails(run(model, "-p", "x", "--attn", "a\nb", ok=False), 2, r"a\nb")
+
+
+def test_a_wrong_spec_is_blamed_on_its_option(model, tmp_path):
+    (tmp_path / "text").write_text("the rain")
+    result = run(model, "--score", tmp_path / "text", "--compare", "spiral", ok=False)
+    assert_fails(result, 2, "--compare: there is no mode 'spiral'")
 
 
 def test_second_model_is_wrong_usage(model):
@@ -235,7 +251,8 @@ def test_generation_stops_at_the_end_of_the_context(model, tmp_path):
 def test_ids_out_of_range(model):
     assert_fails(run(model, "--ids", "5 100000", "-n", 1, ok=False), 1, "100000")
     assert_fails(run(model, "--ids", "-1", "-n", 1, ok=False), 2, "-1")
-    assert_fails(run(model, "--ids", "five", "-n", 1, ok=False), 2, "five")
+    for text, what in ("five", "five"), ("1+2", "+2"), ("+5", "+5"):
+        assert_fails(run(model, "--ids", text, "-n", 1, ok=False), 2, f"'{what}'")
 
 
 @pytest.mark.parametrize("args", [["-p", ""], ["--ids", ""], []], ids=["-p", "--ids", "stdin"])
@@ -246,6 +263,18 @@ def test_empty_prompt(model, args):
 def test_missing_prompt_file(model):
     assert_fails(run(model, "-f", "/nonexistent/prompt", ok=False), 1, "/nonexistent/prompt")
     assert_fails(run(model, "--score", "/nonexistent/text", ok=False), 1, "/nonexistent/text")
+
+
+def test_a_nul_byte_is_no_end_of_a_chat(model, tmp_path):
+    (tmp_path / "text").write_bytes(b"the\0rain")
+    assert_fails(run(model, "-f", tmp_path / "text", "--chat", "--tokenize", ok=False), 1, "NUL")
+    assert b" 3 " in run(model, "-f", tmp_path / "text", "--tokenize").stdout  # byte 0, the first after the specials
+
+
+@pytest.mark.parametrize("option", ["--stats", "--session"])
+@pytest.mark.parametrize("target", ["/nonexistent/out", "/tmp"])
+def test_no_work_for_what_can_not_be_written(model, option, target):
+    assert_fails(run(model, "-p", "the rain", "-n", 20, option, target, ok=False), 1, target)
 
 
 @pytest.mark.parametrize("option", ["--logits", "--stats"])
@@ -262,6 +291,28 @@ def test_failed_output_leaves_the_old_file(model, tmp_path):
     out.write_bytes(b"precious")
     assert_fails(run(model, "--ids", "5 100000", "--logits", out, ok=False), 1)
     assert out.read_bytes() == b"precious" and os.listdir(tmp_path) == ["logits"]
+
+
+def test_output_goes_where_a_link_leads(model, tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    run(model, "-p", "the rain", "-n", 1, "--stats", link)
+    assert link.is_symlink() and json.loads(target.read_text())["gen_tokens"] == 1
+    assert target.stat().st_mode & 0o777 == 0o600 and len(os.listdir(tmp_path)) == 2
+
+
+def test_output_to_standard_output_follows_the_text(model, tmp_path):
+    """A link stands in for /dev/stdout, which a program that renames over it would destroy."""
+    link, out = tmp_path / "stdout", tmp_path / "out"
+    link.symlink_to("/proc/self/fd/1")
+    args = [RUN, model, "-p", "the rain", "-n", "4", "--temp", "0"]
+    with open(out, "wb") as file:
+        subprocess.run([*args, "--stats", link], stdout=file, stderr=subprocess.DEVNULL, check=True)
+    text = run(*args[1:]).stdout
+    assert link.is_symlink() and out.read_bytes().startswith(text)
+    assert json.loads(out.read_bytes()[len(text) :])["gen_tokens"] == 4
 
 
 def test_standard_output_on_a_full_disk(model):
@@ -301,6 +352,80 @@ def test_interrupt_ends_a_generation(model):
     process.send_signal(signal.SIGINT)
     process.stdout.read()
     assert process.wait(30) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
+@pytest.mark.parametrize("job", [[], ["--tokenize"]], ids=["generate", "tokenize"])
+def test_interrupt_while_waiting_for_standard_input(model, job, number):
+    with subprocess.Popen(
+        [RUN, model, "-q", *job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdin.write(b"the")
+        process.stdin.flush()
+        time.sleep(0.3)  # until it waits for more
+        process.send_signal(number)
+        process.wait(30)  # before the pipe is closed, which it would notice as well
+        out, message = process.communicate()
+    assert (process.returncode, out, message) == (130, b"", b"run: interrupted\n")
+
+
+def test_interrupt_while_nobody_reads(model, tmp_path):
+    """The pipe is full; the session is saved all the same."""
+    session = tmp_path / "session"
+    with subprocess.Popen(
+        [RUN, model, "-p", "the rain", "-n", "-1", "-c", "100000", "-q", "--seed", "1", "--session", session],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
+        buffered, end = -1, time.monotonic() + 60
+        while buffered != (buffered := unread(process.stdout)) or buffered < 4000:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read()
+        assert process.wait(30) == 130
+    assert b"can't" not in message and session.stat().st_size > 0
+
+
+def unread(pipe):
+    """Bytes in it."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_an_interrupted_prompt_counts_what_was_read(model, tmp_path):
+    ids, file = tmp_path / "ids", tmp_path / "stats"
+    n = 100_000
+    ids.write_text(ids_text(random_ids(n)))
+    with subprocess.Popen(
+        [RUN, model, "--ids", f"@{ids}", "-n", "1", "-b", "64", "-c", str(2 * n), "-q", "--stats", file],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    figures = json.loads(file.read_text())
+    assert 0 < figures["prompt_tokens"] < n and figures["prompt_tokens"] == figures["entries_cached"]
+
+
+def test_weights_that_are_no_numbers(model, tmp_path):
+    path, text = tmp_path / "nan.gguf", tmp_path / "text"
+    tensor = next(t for t in gguf.GGUFReader(model).tensors if t.name == "output_norm.weight")
+    data = bytearray(model.read_bytes())
+    data[tensor.data_offset : tensor.data_offset + 4] = np.float32("nan").tobytes()
+    path.write_bytes(data)
+    text.write_text("the rain and the sun")
+    assert_fails(run(path, "-p", "the", "-n", 5, ok=False), 1, "nan.gguf", "damaged")
+    assert_fails(run(path, "--score", text, ok=False), 1, "nan.gguf", "damaged")
+
+
+def test_biases_that_are_not_added_are_refused(tiny_model, tmp_path):
+    model = tiny_model(arch="qwen2")[0].read_bytes()
+    path = tmp_path / "biased.gguf"
+    path.write_bytes(model.replace(b"blk.0.attn_q.bias", b"blk.0.ffn_up.bias"))
+    assert_fails(run(path, "-p", "the", "-n", 1, ok=False), 1, "biased.gguf", "blk.0.ffn_up.bias")
 
 
 def test_no_tokens_asked_for(model, tmp_path):
@@ -425,6 +550,13 @@ def test_bench_csv(tiny_model):
     for r in rows:
         assert float(r["prompt_tps"]) > 0 and float(r["gen_tps"]) > 0 and int(r["cache_bytes"]) > 0
         assert int(r["depth"]) < float(r["entries_attended"]) < int(r["depth"]) + 100
+
+
+def test_stats_of_a_bench(model, tmp_path):
+    figures, result = stats(model, tmp_path, "--bench", "--depths", "50,100", "-n", 3)
+    assert len(result.stdout.splitlines()) == 3
+    assert figures["prompt_tokens"] == 97 and figures["gen_tokens"] == 6
+    assert figures["prompt_tps"] > 0 and figures["gen_tps"] > 0
 
 
 def test_chat_uses_the_template(model):
