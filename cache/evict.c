@@ -41,9 +41,6 @@ static int check_options(const struct evict *e, struct error *err) {
     if (o->rerotate && p->uneven)
         return fail_usage(err, "--kv-evict %s: rerotate=1 makes no sense here: heads or layers keep "
                           "different numbers of entries, but a new token needs one position", p->name);
-    if (o->rerotate && e->shape.type_k != KV_F32 && e->shape.type_k != KV_F16)
-        return fail_usage(err, "--kv-evict %s: rerotate=1 rounds keys anew each time that they move: use "
-                          "--kv-type f16 or f32, not %s", p->name, kv_type_name(e->shape.type_k));
     return p->check ? p->check(o, err) : 0;
 }
 
@@ -75,12 +72,6 @@ static int create_layers(struct evict *e, struct error *err) {
         if (!l->heads || (e->state_bytes && !l->state))
             return fail(err, "out of memory for --kv-evict %s: it keeps %zu bytes a layer", e->policy->name,
                         e->state_bytes);
-        for (int g = 0; e->options->rerotate && g < s->n_head_kv; g++) {
-            l->heads[g].first = calloc((size_t)e->options->sink + 1, sizeof(float) * (size_t)s->head_dim);
-            if (!l->heads[g].first)
-                return fail(err, "out of memory for --kv-evict %s: use a smaller sink than %d",
-                            e->policy->name, e->options->sink);
-        }
     }
     return 0;
 }
@@ -126,7 +117,7 @@ void evict_free(struct evict *e) {
         struct evict_layer *l = &e->layers[i];
         for (int g = 0; l->heads && g < e->shape.n_head_kv; g++) {
             free(l->heads[g].memo);
-            free(l->heads[g].first);
+            free(l->heads[g].exact);
         }
         free(l->heads);
         free(l->state);
@@ -146,7 +137,7 @@ void evict_reset(struct evict *e) {
         if (e->state_bytes) memset(e->layers[i].state, 0, e->state_bytes);
         for (int g = 0; g < e->shape.n_head_kv; g++) {
             struct evict_head *h = &e->layers[i].heads[g];
-            h->known = h->n_first = h->moved = 0;
+            h->known = h->n_exact = h->moved = 0;
         }
     }
 }
@@ -155,10 +146,11 @@ size_t evict_bytes(const struct evict *e) {
     size_t bytes = 0;
     for (int i = 0; i < e->shape.n_layer; i++) {
         bytes += e->state_bytes;
-        size_t heads = (size_t)e->shape.n_head_kv * (size_t)e->shape.head_dim;
-        if (e->options->rerotate) bytes += sizeof(float) * heads * (size_t)e->options->sink;
-        for (int g = 0; g < e->shape.n_head_kv; g++)
-            bytes += sizeof(float) * (size_t)e->memo_size * (size_t)e->layers[i].heads[g].cap;
+        for (int g = 0; g < e->shape.n_head_kv; g++) {
+            const struct evict_head *h = &e->layers[i].heads[g];
+            bytes += sizeof(float) * (size_t)e->memo_size * (size_t)h->cap;
+            bytes += sizeof(float) * (size_t)e->shape.head_dim * (size_t)h->exact_cap;
+        }
     }
     return bytes;
 }
@@ -185,10 +177,22 @@ static int reserve_memo(struct evict_head *h, int n_before, int n, int memo_size
     return 0;
 }
 
+/* Room for the exact keys of a head with n entries. */
+static int reserve_exact(const struct evict *e, struct evict_head *h, int n) {
+    int need = e->policy->oldest_first && n > e->options->sink ? e->options->sink : n;
+    if (!e->options->rerotate || need <= h->exact_cap) return 0;
+    int cap = e->policy->oldest_first ? need : need + need / 4;
+    float *exact = realloc(h->exact, sizeof *exact * (size_t)e->shape.head_dim * (size_t)cap);
+    if (!exact) return -1;
+    h->exact = exact;
+    h->exact_cap = cap;
+    return 0;
+}
+
 /* A conversation may have gone back: what is remembered of entries that are gone goes, too. */
 static void forget_beyond(struct evict_head *h, int n) {
     if (h->known > n) h->known = n;
-    if (h->n_first > n) h->n_first = n;
+    if (h->n_exact > n) h->n_exact = n;
 }
 
 static int reserve_scratch(struct evict *e, int cap) {
@@ -220,6 +224,7 @@ int evict_reserve(struct evict *e, int n, struct error *err) {
             int n_before = e->layers[i].cache->heads[g].n;
             forget_beyond(h, n_before);
             if (e->memo_size) ok = !reserve_memo(h, n_before, n, e->memo_size);
+            if (ok) ok = !reserve_exact(e, h, n_before + n);
         }
     if (ok && most + n > e->cap) ok = !reserve_scratch(e, most + n + (most + n) / 4);
     return ok ? 0 : fail(err, "out of memory for --kv-evict %s over %d entries: try a smaller -b",
@@ -228,9 +233,8 @@ int evict_reserve(struct evict *e, int n, struct error *err) {
 
 static void places_state(const struct evict *e, struct evict_head *h, struct state_io *io) {
     state_int(io, &h->moved, 0, INT_MAX / 2);
-    state_int(io, &h->first_at, 0, INT_MAX / 2);
-    state_int(io, &h->n_first, 0, e->options->sink);
-    state_bytes(io, h->first, sizeof *h->first * (size_t)h->n_first * (size_t)e->shape.head_dim);
+    state_int(io, &h->n_exact, 0, h->exact_cap);
+    state_bytes(io, h->exact, sizeof *h->exact * (size_t)h->n_exact * (size_t)e->shape.head_dim);
 }
 
 int evict_state(struct evict *e, struct state_io *io, struct error *err) {
@@ -240,10 +244,11 @@ int evict_state(struct evict *e, struct state_io *io, struct error *err) {
         for (int g = 0; g < e->shape.n_head_kv; g++) {
             struct evict_head *h = &l->heads[g];
             int n = l->cache->heads[g].n;
+            bool room = io->saving || (!reserve_exact(e, h, n) && (!e->memo_size || !reserve_memo(h, 0, n, e->memo_size)));
+            if (!room)
+                return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
             if (e->options->rerotate) places_state(e, h, io);
             if (!e->memo_size) continue;
-            if (!io->saving && reserve_memo(h, 0, n, e->memo_size))
-                return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
             state_int(io, &h->known, 0, n);
             state_bytes(io, h->memo, sizeof *h->memo * (size_t)e->memo_size * (size_t)n);
         }
@@ -309,24 +314,13 @@ static void score_head(struct evict_layer *l, int head, int n) {
     for (int i = n > e->options->recent ? n - e->options->recent : 0; i < n; i++) scores[i] = INFINITY;
 }
 
-static void keep_memos(struct evict_head *h, const int *keep, int n, int size) {
+/* Rows of `size` floats: those that `keep` [n] lists move to the front. */
+static void keep_rows(float *rows, const int *keep, int n, int size) {
     for (int i = 0, end; i < n; i = end) {
         end = kv_run(keep, n, i);
-        memmove(h->memo + (size_t)i * (size_t)size, h->memo + (size_t)keep[i] * (size_t)size,
-                sizeof *h->memo * (size_t)size * (size_t)(end - i));
+        memmove(rows + (size_t)i * (size_t)size, rows + (size_t)keep[i] * (size_t)size,
+                sizeof *rows * (size_t)size * (size_t)(end - i));
     }
-}
-
-/* Keeps the keys of the entries that always stay, which move most. */
-static void keep_first(const struct evict_layer *l, int head) {
-    struct evict_head *h = &l->heads[head];
-    const struct kv_head *entries = &l->cache->heads[head];
-    int d = l->cache->head_dim, n = 0;
-    while (n < entries->n && entries->pos[n] < l->evict->options->sink) n++;
-    if (h->n_first == n) return;
-    for (int i = 0; i < n; i++) evict_key(l, head, i, h->first + (size_t)i * (size_t)d);
-    h->n_first = n;
-    h->first_at = h->moved;
 }
 
 /* Closes the gaps that `gone` entries have left, for RoPE: what stood before a gap moves towards the newest.
@@ -336,18 +330,19 @@ static void rerotate(const struct evict_layer *l, int head, const int *keep, int
     struct evict_head *h = &l->heads[head];
     struct rope turn = *s->rope;
     turn.magnitude = 1;
-    float key[KV_MAX_DIM], table[2 * ROPE_MAX_PAIRS];
-    int d = s->head_dim, distance = 0;
-    keep_first(l, head);
+    float table[2 * ROPE_MAX_PAIRS];
+    int d = s->head_dim, distance = 0, known = 0;
+    while (known < n && keep[known] < h->n_exact) known++;
+    keep_rows(h->exact, keep, known, d);
+    h->n_exact = known;
     h->moved += gone;
-    rope_table(&turn, h->moved - h->first_at, table);
     for (int i = 0; i < n && keep[i] - i < gone; i++) {
-        if (i >= h->n_first && distance != gone - (keep[i] - i)) {
+        float *key = h->exact + (size_t)i * (size_t)d;
+        if (i == h->n_exact) evict_key(l, head, h->n_exact++, key);
+        if (distance != gone - (keep[i] - i)) {
             distance = gone - (keep[i] - i);
             rope_table(&turn, distance, table);
         }
-        if (i < h->n_first) memcpy(key, h->first + (size_t)i * (size_t)d, sizeof *key * (size_t)d);
-        else evict_key(l, head, i, key);
         rope_rotate(&turn, table, key);
         uint8_t *row = l->cache->heads[head].k + (size_t)i * l->cache->k_row_bytes;
         s->attend->store(l->cache->type_k, d, key, row);
@@ -379,7 +374,7 @@ static void prune_head(struct evict_layer *l, int head, int n, int budget) {
     total -= n - budget;
     if (e->policy->forget) forget(l, head, keep, total);
     if (l->dropped) l->dropped(l->owner, head, keep, total);
-    if (e->memo_size) keep_memos(&l->heads[head], keep, total, e->memo_size);
+    if (e->memo_size) keep_rows(l->heads[head].memo, keep, total, e->memo_size);
     if (l->heads[head].known > budget) l->heads[head].known = budget;
     kv_keep(l->cache, head, keep, total);
     if (e->options->rerotate) rerotate(l, head, keep, total, n - budget);

@@ -60,11 +60,12 @@ struct evict_head {
     int cap;
     int known;     /* entries whose memo is filled, for policies that do this in score() */
 
-    /* With rerotate=1 only. The newest entry stays where it is, so that those before a gap move. */
+    /* With rerotate=1 only. The newest entry stays where it is, so that those before a gap move, some of them with
+     * every token. What has moved is kept in float32 as well: a key that is rounded again and again drifts, and one
+     * that turns by less than a rounding never does. */
     int moved;     /* entry i stands at moved + i for RoPE */
-    float *first;  /* [sink, d] keys of the first entries before they moved: turning these anew rounds once */
-    int n_first;   /* how many of them are there */
-    int first_at;  /* `moved` at that time */
+    float *exact;  /* [exact_cap, d] keys of the first n_exact entries */
+    int n_exact, exact_cap;
 };
 
 struct evict_layer {
@@ -85,6 +86,7 @@ struct evict_policy {
     bool prompt_only;                /* acts once, at the end of a prompt; what is generated then stays */
     bool uses_attention;             /* calls evict_attention() */
     bool uneven;                     /* heads or layers keep different numbers of entries */
+    bool oldest_first;               /* the oldest entries but the sink go, which alone moves when re-rotated */
 
     /* Any of these but score() may be NULL. */
 

@@ -14,6 +14,7 @@ const struct evict_policy evict_window = {
     .summary = "the newest entries, and the sink (StreamingLLM)",
     .params = window_params,
     .options_bytes = sizeof(struct evict_options),
+    .oldest_first = true,
     .score = score,
 };
 
@@ -24,5 +25,6 @@ const struct evict_policy evict_streaming = {
     .summary = "window with re-rotation: text of any length at positions that the model was trained for",
     .params = streaming_params,
     .options_bytes = sizeof(struct evict_options),
+    .oldest_first = true,
     .score = score,
 };

@@ -393,7 +393,6 @@ static void check_options(void) {
     check_usage("none:budget=8", KV_F16, "no options");
     check_usage("adakv:budget=80,rerotate=1", KV_F16, "rerotate=1");
     check_usage("pyramid:budget=80,rerotate=1", KV_F16, "rerotate=1");
-    check_usage("streaming:budget=80", KV_Q8_0, "q8_0");
     struct evict *e;
     struct error err = {0};
     CHECK(evict_create(&e, "none", &shape, &err) == 0 && e == NULL);
