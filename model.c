@@ -398,7 +398,7 @@ static struct evict_shape eviction_shape(const struct session *s) {
     const struct config *c = &s->model->config;
     return (struct evict_shape){
         .n_layer = c->n_layer, .n_head = c->n_head, .n_head_kv = c->n_head_kv, .head_dim = c->head_dim,
-        .n_ctx = s->options.n_ctx, .n_threads = s->options.n_threads, .type_k = s->options.type_k,
+        .n_ctx = s->options.n_ctx, .n_threads = s->options.n_threads,
         .rope = &c->rope, .attend = s->shape.attend, .select = sparse_select(kernels_isa(s->model->kernels)),
     };
 }

@@ -37,7 +37,6 @@ struct evict_shape {
     int n_layer, n_head, n_head_kv, head_dim;
     int n_ctx;           /* positions, at most */
     int n_threads;
-    enum kv_type type_k;
     const struct rope *rope;
     const struct attend_kernels *attend;
     const struct sparse_kernels *select;

@@ -31,7 +31,6 @@ static int evict_case_open(struct evict_case *c, const char *spec, const struct 
     for (int i = 0; i < c->rope.n_pairs; i++)
         c->rope.inv_freq[i] = powf(rope_base, -2.0f * (float)i / (float)shape->head_dim);
     c->shape.rope = &c->rope;
-    c->shape.type_k = type;
     c->shape.attend = attend_select("c", true);
     c->shape.select = sparse_select("c");
     if (kv_init(&c->cache, shape->n_head_kv, shape->head_dim, type, type, err)) return -1;

@@ -372,27 +372,27 @@ static void check_dropped(void) {
 
 /* ---- options ---- */
 
-static void check_usage(const char *spec, enum kv_type type, const char *says) {
+static void check_usage(const char *spec, const char *says) {
     struct evict_case c;
     struct error err = {0};
-    CHECK(evict_case_open(&c, spec, &shape, 10000, type, &err) == -1 && err.usage);
+    CHECK(evict_case_open(&c, spec, &shape, 10000, KV_F16, &err) == -1 && err.usage);
     if (!strstr(err.text, says)) printf("%s: %s\n", spec, err.text);
     CHECK(strstr(err.text, says) && !strchr(err.text, '\n'));
     evict_case_close(&c);
 }
 
 static void check_options(void) {
-    check_usage("", KV_F16, "no policy ''");
-    check_usage("lru:budget=9", KV_F16, "no policy 'lru'");
-    check_usage("keydiff", KV_F16, "budget=N");
-    check_usage("keydiff:sink=2", KV_F16, "budget=N");
-    check_usage("keydiff:budget=0", KV_F16, "budget must be");
-    check_usage("keydiff:budget=8,sink=4,recent=5", KV_F16, "budget=8 is less than what always stays");
-    check_usage("keydiff:budget=8,kernel=5", KV_F16, "kernel=5");
-    check_usage("snapkv:budget=80,kernel=4", KV_F16, "odd");
-    check_usage("none:budget=8", KV_F16, "no options");
-    check_usage("adakv:budget=80,rerotate=1", KV_F16, "rerotate=1");
-    check_usage("pyramid:budget=80,rerotate=1", KV_F16, "rerotate=1");
+    check_usage("", "no policy ''");
+    check_usage("lru:budget=9", "no policy 'lru'");
+    check_usage("keydiff", "budget=N");
+    check_usage("keydiff:sink=2", "budget=N");
+    check_usage("keydiff:budget=0", "budget must be");
+    check_usage("keydiff:budget=8,sink=4,recent=5", "budget=8 is less than what always stays");
+    check_usage("keydiff:budget=8,kernel=5", "kernel=5");
+    check_usage("snapkv:budget=80,kernel=4", "odd");
+    check_usage("none:budget=8", "no options");
+    check_usage("adakv:budget=80,rerotate=1", "rerotate=1");
+    check_usage("pyramid:budget=80,rerotate=1", "rerotate=1");
     struct evict *e;
     struct error err = {0};
     CHECK(evict_create(&e, "none", &shape, &err) == 0 && e == NULL);
