@@ -131,6 +131,15 @@ enum { KEY_NONE = 256, KEY_UP, KEY_DOWN, KEY_LEFT, KEY_RIGHT, KEY_HOME, KEY_END,
 
 #define CONTROL(letter) ((letter) & 0x1f)
 
+/* The window has another size, or the program was stopped: what is on the screen is out of date. The signal may come
+ * after that was drawn and before poll(). */
+static volatile sig_atomic_t changed;
+
+static void on_change(int signal_number) {
+    (void)signal_number;
+    changed = 1;
+}
+
 /* The next byte of input. wait_ms < 0: as long as it takes. */
 static int next_byte(struct lineedit *e, int wait_ms) {
     if (e->next_input < e->n_input) return (unsigned char)e->input[e->next_input++];
@@ -138,8 +147,12 @@ static int next_byte(struct lineedit *e, int wait_ms) {
     int ready;
     do { /* looks up every second, as a signal may have come just before poll() */
         if (*e->stop) return INPUT_END;
+        if (changed) {
+            changed = 0;
+            return INPUT_SIGNAL;
+        }
         ready = poll(&fd, 1, wait_ms < 0 ? 1000 : wait_ms);
-    } while (ready == 0 && wait_ms < 0);
+    } while (ready < 0 ? errno == EINTR : ready == 0 && wait_ms < 0);
     if (ready == 0) return INPUT_NONE;
     ssize_t n = ready < 0 ? -1 : read(STDIN_FILENO, e->input, sizeof e->input);
     if (n < 0 && errno == EINTR) return INPUT_SIGNAL;
@@ -196,7 +209,6 @@ static int paste(struct lineedit *e) {
 }
 
 /* Nothing to do when the window changes or the program continues: poll() returns, that is enough. */
-static void on_change(int signal_number) { (void)signal_number; }
 
 static void set_raw_mode(const struct lineedit *e) {
     struct termios raw = e->cooked;
