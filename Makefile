@@ -92,7 +92,8 @@ unit-blas:
 test: all venv
 	-@$(MAKE) -s model
 	@$(MAKE) -s unit; unit=$$?; $(MAKE) -s unit-blas || unit=1; \
-	 RUN=$(RUN) .venv/bin/python -m pytest -q --junitxml=$(BUILD)/pytest.xml tests && exit $$unit
+	 RUN=$(RUN) .venv/bin/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal \
+	     --junitxml=$(BUILD)/pytest.xml tests && exit $$unit
 
 SAN       := $(BUILD)/san
 SAN_FLAGS := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -4,6 +4,7 @@ The reference's logits are kept under build/reference/, so that only the first r
 """
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def reference():
             if not loaded:
                 load()
             CACHE.mkdir(parents=True, exist_ok=True)
-            partial = file.with_suffix(".tmp")
+            partial = file.with_suffix(f".{os.getpid()}.tmp")  # tests run in two processes
             with open(partial, "wb") as f:
                 np.save(f, hf.logits(loaded[0], ids).numpy())
             partial.rename(file)
