@@ -369,6 +369,20 @@ def test_interrupt_while_waiting_for_standard_input(model, job, number):
     assert (process.returncode, out, message) == (130, b"", b"run: interrupted\n")
 
 
+def test_nohup(model):
+    with subprocess.Popen(
+        [RUN, model, "-p", "the rain", "-n", "3000", "-c", "4000", "-q", "--seed", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as process:
+        process.stdout.read(1)
+        process.send_signal(signal.SIGHUP)
+        process.stdout.read()
+        assert process.wait(30) == 0
+
+
 def test_interrupt_while_nobody_reads(model, tmp_path):
     """The pipe is full; the session is saved all the same."""
     session = tmp_path / "session"

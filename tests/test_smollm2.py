@@ -89,7 +89,7 @@ def test_other_texts(reference, name):
     assert mean_kl(reference(ids), logits(SMOLLM2, ids)) < 0.01
 
 
-@pytest.mark.parametrize("args", [["-b", 1], ["-b", 7], ["-b", 512, "-t", 1]], ids=str)
+@pytest.mark.parametrize("args", [["-b", 1, "-t", 1], ["-b", 7], ["-b", 512, "-t", 1]], ids=str)
 def test_batches_and_threads(reference, args):
     check_prose(reference, *args)
 
