@@ -358,7 +358,11 @@ def test_interrupt_ends_a_generation(model):
 @pytest.mark.parametrize("job", [[], ["--tokenize"]], ids=["generate", "tokenize"])
 def test_interrupt_while_waiting_for_standard_input(model, job, number):
     with subprocess.Popen(
-        [RUN, model, "-q", *job], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [RUN, model, "-q", *job],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # the tests themselves may be under nohup
     ) as process:
         process.stdin.write(b"the")
         process.stdin.flush()
