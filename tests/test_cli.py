@@ -366,7 +366,7 @@ def test_interrupt_while_waiting_for_standard_input(model, job, number):
     ) as process:
         process.stdin.write(b"the")
         process.stdin.flush()
-        time.sleep(0.3)  # until it waits for more
+        time.sleep(1)  # until it waits for more
         process.send_signal(number)
         process.wait(30)  # before the pipe is closed, which it would notice as well
         out, message = process.communicate()
