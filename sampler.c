@@ -90,20 +90,16 @@ static int greedy(const struct candidate *c, int n) {
     int best = 0;
     for (int i = 1; i < n; i++)
         if (c[i].logit > c[best].logit) best = i;
-    return c[best].id;
+    return isfinite(c[best].logit) ? c[best].id : -1;
 }
 
 int sampler_sample(struct sampler *s, const float *logits) {
     const struct sampler_options *o = &s->options;
     struct candidate *c = s->candidates;
     int n = s->n_vocab;
-    int n_finite = 0;
     /* Damaged weights give NaN, which no order holds for. */
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         c[i] = (struct candidate){.id = i, .logit = isnan(logits[i]) ? -INFINITY : logits[i]};
-        n_finite += isfinite(logits[i]) != 0;
-    }
-    if (n_finite == 0) return -1;
     if (o->repeat_penalty != 1) penalise_repeats(s);
     if (o->temp <= 0) return greedy(c, n);
 
@@ -112,6 +108,7 @@ int sampler_sample(struct sampler *s, const float *logits) {
         n = o->top_k;
     }
     qsort(c, (size_t)n, sizeof *c, compare);
+    if (!isfinite(c[0].logit)) return -1;
     n = truncate_tail(o, c, n);
     softmax(c, n, o->temp);
     double r = random_uniform(s);

@@ -36,5 +36,5 @@ void sampler_free(struct sampler *s);
 /* Tells the sampler of a token of the prompt or of one that was chosen. */
 void sampler_accept(struct sampler *s, int token);
 
-/* The next token, or -1 where no logit is a number. Filters apply in llama.cpp's order: penalty, top-k, top-p, min-p, temperature. */
+/* The next token, or -1 where the best logit is no number. Filters apply in llama.cpp's order: penalty, top-k, top-p, min-p, temperature. */
 int sampler_sample(struct sampler *s, const float *logits);

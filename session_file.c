@@ -15,27 +15,20 @@ static const char magic[8] = "ATTNSES3"; /* the last is the format's version */
 #define SAMPLES 8 /* places at which a tensor is looked at */
 #define SAMPLE 64 /* bytes */
 
-/* FNV-1a */
-static uint64_t add_bytes(uint64_t hash, const void *data, size_t n) {
-    const uint8_t *p = data;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 0x100000001b3u;
-    return hash;
-}
-
 static uint64_t add_string(uint64_t hash, struct gguf_string s) {
-    return add_bytes(add_bytes(hash, &s.len, sizeof s.len), s.data, s.len);
+    return checksum_add(checksum_add(hash, &s.len, sizeof s.len), s.data, s.len);
 }
 
 static uint64_t add_value(uint64_t hash, const struct gguf_array *a) {
     const uint8_t *cursor = a->data;
-    hash = add_bytes(hash, &a->n, sizeof a->n);
+    hash = checksum_add(hash, &a->n, sizeof a->n);
     for (size_t i = 0; i < a->n; i++) {
         if (a->type == GGUF_STRING) {
             hash = add_string(hash, gguf_array_next(a, &cursor));
         } else {
             const int64_t whole = gguf_array_int(a, i); /* of a float: 0 */
             const double number = gguf_array_float(a, i);
-            hash = add_bytes(add_bytes(hash, &whole, sizeof whole), &number, sizeof number);
+            hash = checksum_add(checksum_add(hash, &whole, sizeof whole), &number, sizeof number);
         }
     }
     return hash;
@@ -43,11 +36,11 @@ static uint64_t add_value(uint64_t hash, const struct gguf_array *a) {
 
 static uint64_t add_tensor(uint64_t hash, const struct gguf_tensor *t) {
     const uint64_t words[] = {t->type, t->size, (uint64_t)t->ne[0], (uint64_t)t->ne[1]};
-    hash = add_bytes(add_string(hash, t->name), words, sizeof words);
+    hash = checksum_add(add_string(hash, t->name), words, sizeof words);
     if (!t->data) return hash;
-    if (t->size <= SAMPLES * SAMPLE) return add_bytes(hash, t->data, t->size);
+    if (t->size <= SAMPLES * SAMPLE) return checksum_add(hash, t->data, t->size);
     for (size_t i = 0; i < SAMPLES; i++)
-        hash = add_bytes(hash, t->data + (t->size - SAMPLE) / (SAMPLES - 1) * i, SAMPLE);
+        hash = checksum_add(hash, t->data + (t->size - SAMPLE) / (SAMPLES - 1) * i, SAMPLE);
     return hash;
 }
 
@@ -59,11 +52,9 @@ static uint64_t add_file(uint64_t hash, const struct gguf *file) {
     return hash;
 }
 
-#define FNV_BASIS 0xcbf29ce484222325u
-
 /* Tells checkpoints apart, and their adapters. */
 static uint64_t model_fingerprint(const struct model *m) {
-    uint64_t hash = add_file(FNV_BASIS, m->file);
+    uint64_t hash = add_file(0, m->file);
     return m->adapter ? add_file(hash, m->adapter) : hash;
 }
 
@@ -73,10 +64,10 @@ static uint64_t options_fingerprint(const struct session *s) {
     const struct rope *rope = &s->model->config.rope;
     const char *const texts[] = {o->attn ? o->attn : "dense", s->evict ? o->kv_evict : "none",
                                  kv_type_name(o->type_k), kv_type_name(o->type_v)};
-    uint64_t hash = FNV_BASIS;
-    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) hash = add_bytes(hash, texts[i], strlen(texts[i]) + 1);
-    hash = add_bytes(hash, rope->inv_freq, (size_t)rope->n_pairs * sizeof *rope->inv_freq);
-    return add_bytes(hash, &rope->magnitude, sizeof rope->magnitude);
+    uint64_t hash = 0;
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) hash = checksum_add(hash, texts[i], strlen(texts[i]) + 1);
+    hash = checksum_add(hash, rope->inv_freq, (size_t)rope->n_pairs * sizeof *rope->inv_freq);
+    return checksum_add(hash, &rope->magnitude, sizeof rope->magnitude);
 }
 
 /* What comes before the tokens; all of it must be the same again. */

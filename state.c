@@ -2,14 +2,15 @@
 
 #include <string.h>
 
-static void add_checksum(struct state_io *io, const void *data, size_t n) {
+uint64_t checksum_add(uint64_t checksum, const void *data, size_t n) {
     const unsigned char *p = data;
     for (; n >= 8; n -= 8, p += 8) {
         uint64_t word;
         memcpy(&word, p, 8);
-        io->checksum = (io->checksum ^ word) * 0x100000001b3u;
+        checksum = (checksum ^ word) * 0x100000001b3u;
     }
-    while (n--) io->checksum = (io->checksum ^ *p++) * 0x100000001b3u;
+    while (n--) checksum = (checksum ^ *p++) * 0x100000001b3u;
+    return checksum;
 }
 
 void state_bytes(struct state_io *io, void *data, size_t n) {
@@ -22,7 +23,7 @@ void state_bytes(struct state_io *io, void *data, size_t n) {
     } else {
         io->left -= n;
     }
-    add_checksum(io, data, n);
+    io->checksum = checksum_add(io->checksum, data, n);
 }
 
 void state_int(struct state_io *io, int *value, int min, int max) {

@@ -13,10 +13,13 @@
 struct state_io {
     FILE *file;
     bool saving;
-    uint64_t checksum;   /* FNV-1a of the 8-byte words so far */
+    uint64_t checksum;   /* of what passed so far */
     size_t left;         /* restoring: bytes that the file still has */
     bool failed;         /* once set, restoring gives zeros */
 };
+
+/* Adds n bytes to a checksum, which begins with 0: FNV-1a of 8-byte words, and of the bytes that are left. */
+uint64_t checksum_add(uint64_t checksum, const void *data, size_t n);
 
 /* n bytes to or from the file. */
 void state_bytes(struct state_io *io, void *data, size_t n);

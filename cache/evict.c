@@ -179,9 +179,9 @@ static int reserve_memo(struct evict_head *h, int n_before, int n, int memo_size
 
 /* Room for the exact keys of a head with n entries. */
 static int reserve_exact(const struct evict *e, struct evict_head *h, int n) {
-    int need = e->policy->oldest_first && n > e->options->sink ? e->options->sink : n;
-    if (!e->options->rerotate || need <= h->exact_cap) return 0;
-    int cap = e->policy->oldest_first ? need : need + need / 4;
+    int cap = n + n / 4;
+    if (e->policy->oldest_first && n > e->options->sink) n = cap = e->options->sink;
+    if (!e->options->rerotate || n <= h->exact_cap) return 0;
     float *exact = realloc(h->exact, sizeof *exact * (size_t)e->shape.head_dim * (size_t)cap);
     if (!exact) return -1;
     h->exact = exact;
@@ -244,7 +244,8 @@ int evict_state(struct evict *e, struct state_io *io, struct error *err) {
         for (int g = 0; g < e->shape.n_head_kv; g++) {
             struct evict_head *h = &l->heads[g];
             int n = l->cache->heads[g].n;
-            bool room = io->saving || (!reserve_exact(e, h, n) && (!e->memo_size || !reserve_memo(h, 0, n, e->memo_size)));
+            bool room = io->saving || !reserve_exact(e, h, n);
+            if (room && !io->saving && e->memo_size) room = !reserve_memo(h, 0, n, e->memo_size);
             if (!room)
                 return fail(err, "out of memory for --kv-evict %s over %d entries", e->policy->name, n);
             if (e->options->rerotate) places_state(e, h, io);

@@ -21,7 +21,6 @@
 #define PART 64                   /* channels that share a scale, or half as many */
 #define MAX_PARTS (KV_MAX_DIM / (PART / 2))
 #define P_ONE 255.0f              /* the weight 1 */
-#define LOG2_E 1.44269504f
 
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -242,7 +241,6 @@ INLINE void softmax_tile_i8(struct tile_i8 *t, int n, bool masked) {
         }
     UNROLL for (int v = 0; v < VECS; v++) {
         int x = v * LANES;
-        vec old = v_load(t->max + x);
         top[v] = v_max(top[v], next[v]);
         vec floor = v_max(top[v], v_set(NEVER / 2)); /* a row that sees nothing here gets weights of zero */
         __m512i sum = _mm512_setzero_si512();
@@ -255,12 +253,8 @@ INLINE void softmax_tile_i8(struct tile_i8 *t, int n, bool masked) {
             sum = _mm512_dpbusd_epi32(sum, all, ones);
             _mm512_store_si512(t->p[i / 4][x], all);
         }
-        vec max = v_max(old, top[v]), shrink = v_exp2(v_sub(old, max)), grow = v_exp2(v_sub(top[v], max));
-        vec block_sum = v_mul(_mm512_cvtepi32_ps(sum), v_mul(grow, v_set(1 / P_ONE)));
-        v_store(t->sum + x, v_fma(v_load(t->sum + x), shrink, block_sum));
-        v_store(t->max + x, max);
-        v_store(t->shrink + x, shrink);
-        v_store(t->grow + x, grow);
+        join_block(t->max + x, t->sum + x, t->shrink + x, t->grow + x, top[v],
+                   v_mul(_mm512_cvtepi32_ps(sum), v_set(1 / P_ONE)));
     }
 }
 

@@ -278,3 +278,16 @@ static void store_states(const float *max, const float *sum, float (*acc)[TILE_R
         rows[r].state[ATTEND_SUM] = sum[r];
     }
 }
+
+#define LOG2_E 1.44269504f /* the scores and maxima of tiles with integer weights are for 2^x */
+
+/* A block's weights, of LANES rows, which are relative to its maxima `top` and add up to block_sum, join those so far:
+ * the new maxima, the sums, and what sums so far shrink by and this block's grow by. */
+INLINE void join_block(float *max, float *sum, float *shrink, float *grow, vec top, vec block_sum) {
+    const vec old = v_load(max), most = v_max(old, top), to_e = v_set(1 / LOG2_E);
+    const vec less = v_exp(v_mul(v_sub(old, most), to_e)), more = v_exp(v_mul(v_sub(top, most), to_e));
+    v_store(sum, v_fma(v_load(sum), less, v_mul(block_sum, more)));
+    v_store(max, most);
+    v_store(shrink, less);
+    v_store(grow, more);
+}

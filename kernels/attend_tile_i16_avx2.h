@@ -14,7 +14,6 @@
 #define V_MOST 1023.0f     /* of a value: 1023 * 32767 * ATTEND_BLOCK < 2^31 */
 #define P_ONE 32767.0f     /* the weight 1 */
 #define AT_ONCE 4          /* keys, or channels: 4 x 3 sums in 16 registers */
-#define LOG2_E 1.44269504f /* scores and maxima are for 2^x */
 
 /* Channels are padded with zeros to whole vectors of 16 integers. */
 INLINE int padded_width(int d) { return (d + 15) / 16 * 16; }
@@ -191,13 +190,8 @@ INLINE void softmax_rows(struct tile_i16 *t, int n, int x) {
         sum = _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
         _mm256_store_si256((__m256i *)t->p[i / 2][x], pair_up(even, odd));
     }
-    const vec old = v_load(t->max + x), max = v_max(old, top), to_e = v_set(1 / LOG2_E);
-    const vec shrink = v_exp(v_mul(v_sub(old, max), to_e)), grow = v_exp(v_mul(v_sub(top, max), to_e));
-    const vec block_sum = v_mul(_mm256_cvtepi32_ps(sum), v_mul(grow, v_set(1 / P_ONE)));
-    v_store(t->sum + x, v_fma(v_load(t->sum + x), shrink, block_sum));
-    v_store(t->max + x, max);
-    v_store(t->shrink + x, shrink);
-    v_store(t->grow + x, grow);
+    join_block(t->max + x, t->sum + x, t->shrink + x, t->grow + x, top,
+               v_mul(_mm256_cvtepi32_ps(sum), v_set(1 / P_ONE)));
 }
 
 /* AT_ONCE channels of the weighted sums, from channel c on: acc = acc * shrink + grow * sum of p_i v_i. */

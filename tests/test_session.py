@@ -3,6 +3,7 @@ with the modes.)"""
 
 import struct
 
+import gguf
 import pytest
 
 from conftest import ids_text, random_ids, run
@@ -23,8 +24,6 @@ def args(tmp_path):
 
 def scaled(model, path):
     """The same model with the second half of a tensor doubled: no size, name or first byte differs."""
-    import gguf
-
     tensor = next(t for t in gguf.GGUFReader(model).tensors if t.name == "blk.1.ffn_down.weight")
     data = bytearray(model.read_bytes())
     for at in range(tensor.data_offset + int(tensor.n_bytes) // 2, tensor.data_offset + int(tensor.n_bytes), 4):
