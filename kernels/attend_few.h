@@ -9,9 +9,8 @@
 
 #include "attend_simd.h"
 
-/* Bytes of keys, and of values, for prefetching. */
+/* Bytes of keys, and of values, that CPUs with AVX-512 prefetch. */
 #define AHEAD 6144 /* more would not stay in the first-level cache */
-#define AHEAD_AVX2 4096
 #define AHEAD_ZEN5 4096 /* and twice that: asking twice is faster for q8_0, but not for f16 and q4_0 */
 #define AHEAD_ZEN4 16384 /* in the second-level cache: the first waits for few lines at a time, and reads with them */
 
@@ -51,7 +50,7 @@ static size_t whole_rows(size_t bytes, size_t row_bytes) {
 
 /* What to prefetch while rows up to `end` are read in order, and `next` then. */
 static struct rows_ahead rows_ahead(enum kv_type type, const uint8_t *end, size_t row_bytes, const uint8_t *next) {
-    struct rows_ahead ahead = {.near = LANES == 8 ? AHEAD_AVX2 : AHEAD, .end = end, .next = next};
+    struct rows_ahead ahead = {.near = AHEAD, .end = end, .next = next};
     if (type == KV_Q8_0 && cpu_is_zen5()) {
         ahead.near = AHEAD_ZEN5;
         ahead.far = 2 * AHEAD_ZEN5;
@@ -78,6 +77,7 @@ static void begin_range(struct entries *e, const struct kv_view *kv, int end) {
 /* The list holds e->n numbers. */
 static void repeat_last(struct entries *e) {
     e->scattered = true;
+    e->with_keys = e->with_values = NULL;
     for (int i = e->n; i < padded(e->n); i++) e->list[i] = e->list[e->n - 1];
 }
 
@@ -88,6 +88,25 @@ static void take_range(struct entries *e, const struct kv_view *kv, int first, i
     e->k = e->ahead_k.from = kv->k + (size_t)first * kv->k_row_bytes;
     e->v = e->ahead_v.from = kv->v + (size_t)first * kv->v_row_bytes;
     if (e->n < 16) repeat_last(e);
+}
+
+/* What was left to ask for with a block's weights: see soon_with_keys(). */
+struct rest {
+    const uint8_t *at; /* NULL: nothing */
+    size_t bytes;      /* with each row's weights */
+};
+
+/* Of as many rows of row_bytes as there are keys, for the weights of R rows. */
+static struct rest rest_of(const struct entries *e, size_t k_row_bytes, size_t row_bytes, int R) {
+    const size_t asked = (size_t)e->n * k_row_bytes * WITH_KEYS_QUARTERS / 4, all = (size_t)e->n * row_bytes;
+    if (LANES == 16 || !e->with_keys || asked >= all) return (struct rest){0};
+    return (struct rest){e->with_keys + asked, ((unsigned)(all - asked) / 64 / (unsigned)R + 1) * 64};
+}
+
+static void prefetch_rest(struct rest *rest) {
+    if (!rest->at) return;
+    prefetch_lines(rest->at, 0, rest->bytes, false);
+    rest->at += rest->bytes;
 }
 
 /* For reading entries here and there. */
@@ -114,18 +133,23 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
         e->acc[r] = rows[r].state + ATTEND_ACC;
     }
     QK(kv->type_k, R, e);
+    struct rest rest = rest_of(e, kv->k_row_bytes, kv->v_row_bytes, R);
     for (int r = 0; r < R; r++) {
         int seen = rows[r].limit - first < e->n ? rows[r].limit - first : e->n;
         softmax_entries(e, r, seen, rows[r].state);
+        prefetch_rest(&rest);
     }
     PV(kv->type_v, R, e);
 }
 
-/* The first values of a range come while its first keys are read. */
-static void prefetch_values(const struct kv_view *kv, int begin, int end) {
-    const uint8_t *first = kv->v + (size_t)begin * kv->v_row_bytes;
-    size_t bytes = end > begin ? (size_t)(end - begin) * kv->v_row_bytes : 0;
-    for (size_t line = 0; line < bytes && line < AHEAD; line += 64) __builtin_prefetch(first + line);
+/* Asks for what a range begins with and nothing before it has asked for: the first keys or, with AVX-512, the values
+ * that are read after them. */
+static void prefetch_first(const struct kv_view *kv, int begin, int end) {
+    const uint8_t *rows = LANES == 16 ? kv->v : kv->k;
+    const size_t row_bytes = LANES == 16 ? kv->v_row_bytes : kv->k_row_bytes;
+    const size_t most = LANES == 16 ? AHEAD : ATTEND_BLOCK * row_bytes;
+    const size_t bytes = end > begin ? (size_t)(end - begin) * row_bytes : 0;
+    prefetch_lines(rows + (size_t)begin * row_bytes, 0, bytes < most ? bytes : most, false);
 }
 
 static void simd_range(const struct kv_view *kv, int begin, int end, const struct attend_row *rows, int m) {
@@ -135,9 +159,13 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
     }
     struct entries e;
     begin_range(&e, kv, end);
-    prefetch_values(kv, begin, end);
+    prefetch_first(kv, begin, end);
     for (int i = begin; i < end; i += e.n) {
         take_range(&e, kv, i, end);
+        if (!e.scattered) {
+            e.with_keys = e.v;
+            e.with_values = e.k + (size_t)e.n * kv->k_row_bytes;
+        }
         for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
     }
 }
@@ -190,7 +218,10 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     begin_range(&e, kv, end);
     for (int i = begin; i < end; i += e.n) {
         take_range(&e, kv, i, end);
+        if (!e.scattered) e.with_keys = e.k + (size_t)e.n * kv->k_row_bytes;
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
+        struct rest rest = rest_of(&e, kv->k_row_bytes, kv->k_row_bytes, 1);
+        prefetch_rest(&rest);
     }
 }
 

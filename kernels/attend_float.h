@@ -25,13 +25,13 @@ INLINE void add_products(struct pass pass, const uint8_t *const keys[4], const f
 
 /* Scores of the rows against all entries. */
 INLINE void qk_entries(struct pass pass, struct entries *e) {
-    const size_t share = 4 * pass.row_bytes / (size_t)(pass.d / LANES); /* of four keys, for LANES channels */
     const float *q[FEW];
     UNROLL for (int r = 0; r < pass.R; r++) q[r] = e->q[r];
     for (int i = 0; i < pass.n; i += 4) {
         const uint8_t *keys[4];
         UNROLL for (int j = 0; j < 4; j++) keys[j] = row_at(pass, e, e->k, i, j);
-        struct soon soon = soon_after(pass, &e->ahead_k, i);
+        struct soon soon = soon_with_keys(pass, e, 0, pass.d, i);
+        const size_t share = 4 * soon.stride / (size_t)(pass.d / LANES); /* of four keys, for LANES channels */
         vec sum[FEW][4];
         UNROLL for (int r = 0; r < pass.R; r++)
             UNROLL for (int j = 0; j < 4; j++) sum[r][j] = v_zero();
@@ -45,20 +45,18 @@ INLINE void qk_entries(struct pass pass, struct entries *e) {
     }
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. The first
- * channels' turn prefetches later entries: one by one, so that memory is never without work. */
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for C vectors of channels from c on. */
 INLINE void pv_channels(struct pass pass, int C, const struct entries *e, float (*p)[ATTEND_BLOCK], int c) {
     vec sum[FEW][4];
     UNROLL for (int r = 0; r < pass.R; r++)
         UNROLL for (int j = 0; j < C; j++)
             sum[r][j] = v_mul(v_set(e->shrink[r]), v_load(e->acc[r] + c + j * LANES));
     for (int i = 0; i < pass.n; i += 2) {
-        struct soon soon = {0};
-        if (c == 0) soon = soon_after(pass, &e->ahead_v, i);
+        struct soon soon = soon_with_values(pass, e, c, C * LANES, i);
         UNROLL for (int x = 0; x < 2; x++) {
             const uint8_t *row = row_at(pass, e, e->v, i, x);
             vec w[FEW];
-            if (c == 0) prefetch_next(pass, &soon, pass.row_bytes);
+            prefetch_next(pass, &soon, soon.stride);
             UNROLL for (int r = 0; r < pass.R; r++) w[r] = v_set(p[r][i + x]);
             UNROLL for (int j = 0; j < C; j++) {
                 vec v = load_codes(pass.type, row, c + j * LANES);

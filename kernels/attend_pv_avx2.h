@@ -42,14 +42,15 @@ INLINE void weigh(struct pass pass, const struct entries *e, int b, struct weigh
         for (int r = 0; r < pass.R; r++) {
             float one = largest[j] * e->largest[r] * (1 / W_ONE);
             vec inverse = v_set(one > 0 ? 1 / one : 0);
-            for (int i = 0; i < pass.n; i += 2 * LANES) {
+            int32_t *pairs = out->w[j][r];
+            for (int i = 0; i < pass.n; i += 2 * LANES, pairs += LANES) {
                 __m256i w[2];
                 UNROLL for (int x = 0; x < 2; x++) {
                     vec scale = v_mul(v_load(scales[j] + i + x * LANES), inverse);
                     w[x] = _mm256_cvtps_epi32(v_mul(scale, v_load(e->p[r] + i + x * LANES)));
                 }
                 __m256i in_order = _mm256_permute4x64_epi64(_mm256_packs_epi32(w[0], w[1]), 0xd8);
-                _mm256_store_si256((__m256i *)(out->w[j][r] + i / 2), in_order);
+                _mm256_store_si256((__m256i *)pairs, in_order);
             }
             out->one[j][r] = one;
         }
@@ -63,29 +64,26 @@ INLINE void load_two(const uint8_t *one, const uint8_t *other, __m256i out[2]) {
     out[1] = _mm256_unpackhi_epi16(a, b);
 }
 
-/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for `parts` times PART channels from c on. The `first` of them
- * prefetch later entries. */
-INLINE void pv_parts(struct pass pass, bool first, int parts, const struct entries *e, const struct weights *w, int c) {
+/* acc[r] = acc[r] * shrink[r] + sum of p[r][i] v_i, for `parts` times PART channels from c on. */
+INLINE void pv_parts(struct pass pass, int parts, const struct entries *e, const struct weights *w, int c) {
     const int b = c / KV_BLOCK % 2;
     __m256i sum[FEW][4];
     UNROLL for (int r = 0; r < pass.R; r++)
         UNROLL for (int j = 0; j < 2 * parts; j++) sum[r][j] = _mm256_setzero_si256();
-    for (int i = 0; i < pass.n; i += STEP) {
-        struct soon soon = {0};
-        if (first) soon = soon_after(pass, &e->ahead_v, i);
+    const int32_t *pairs = w->w[b][0];
+    for (int i = 0; i < pass.n; i += STEP, pairs += STEP / 2) {
+        struct soon soon = soon_with_values(pass, e, c, parts * PART, i);
         UNROLL for (int two = 0; two < STEP; two += 2) {
             const uint8_t *one = row_at(pass, e, e->v + c, i, two), *other = row_at(pass, e, e->v + c, i, two + 1);
-            if (first) prefetch_part(pass, soon, (size_t)two * pass.row_bytes, (size_t)(two + 2) * pass.row_bytes);
+            prefetch_part(pass, soon, (size_t)two * soon.stride, (size_t)(two + 2) * soon.stride);
+            const int32_t *weight = pairs + two / 2;
             UNROLL for (int part = 0; part < parts; part++) {
+                __asm__("" : "+r"(weight)); /* read again for each part: kept, they would push sums out of registers */
                 __m256i v[2];
                 load_two(one + part * PART, other + part * PART, v);
                 UNROLL for (int r = 0; r < pass.R; r++) {
-                    __m256i both = _mm256_set1_epi32(w->w[b][r][(i + two) / 2]);
-                    UNROLL for (int j = 0; j < 2; j++) {
-                        __m256i *to = &sum[r][2 * part + j];
-                        *to = _mm256_add_epi32(*to, _mm256_madd_epi16(v[j], both));
-                        KEEP(*to);
-                    }
+                    __m256i both = _mm256_set1_epi32(weight[r * (ATTEND_BLOCK / 2)]);
+                    UNROLL for (int j = 0; j < 2; j++) ADD_32(sum[r][2 * part + j], _mm256_madd_epi16(v[j], both));
                 }
             }
         }
@@ -106,8 +104,7 @@ INLINE void pv_blocks(struct pass pass, struct entries *e) {
     const int parts = pass.R < 4 ? 2 : 1; /* their sums fit 16 registers */
     for (int c = 0; c < pass.d; c += parts * PART) {
         if (c % (2 * KV_BLOCK) == 0) weigh(pass, e, c / KV_BLOCK, &w);
-        if (c == 0) pv_parts(pass, true, parts, e, &w, c);
-        else pv_parts(pass, false, parts, e, &w, c);
+        pv_parts(pass, parts, e, &w, c);
     }
 }
 

@@ -67,11 +67,10 @@ INLINE void pv_pair(struct pass pass, const struct entries *e, int c) {
     UNROLL for (int r = 0; r < pass.R; r++)
         UNROLL for (int j = 0; j < 4; j++) sum[r][j] = (ints){0};
     for (int i = 0; i < pass.n; i += STEP) {
-        struct soon soon = {0};
-        if (c == 0) soon = soon_after(pass, &e->ahead_v, i);
+        struct soon soon = soon_with_values(pass, e, c, 2 * KV_BLOCK, i);
         UNROLL for (int two = 0; two < STEP; two += 2) {
             const uint8_t *one = row_at(pass, e, e->v + c, i, two), *other = row_at(pass, e, e->v + c, i, two + 1);
-            if (c == 0) prefetch_part(pass, soon, (size_t)two * pass.row_bytes, (size_t)(two + 2) * pass.row_bytes);
+            prefetch_part(pass, soon, (size_t)two * soon.stride, (size_t)(two + 2) * soon.stride);
             UNROLL for (int b = 0; b < 2; b++) {
                 __m512i v[2];
                 load_two(one + b * KV_BLOCK, other + b * KV_BLOCK, v);

@@ -127,17 +127,16 @@ INLINE void dot_eight(struct pass pass, const struct entries *e, const uint8_t *
 
 /* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
 INLINE void qk_two_blocks(struct pass pass, struct entries *e, const struct query_block *b, int c) {
-    const size_t eight_rows = 8 * pass.row_bytes, block = kv_code_bytes(pass.type);
+    const size_t block = kv_code_bytes(pass.type);
     const uint8_t *codes = e->k + (size_t)(c / KV_BLOCK) * block;
     const uint8_t *scales = e->k + kv_scale_at(pass.type, pass.d, c / KV_BLOCK);
     for (int i = 0; i < pass.n; i += LANES) {
-        struct soon soon = {0};
-        if (c == 0) soon = soon_after(pass, &e->ahead_k, i);
+        struct soon soon = soon_with_keys(pass, e, c, 2 * KV_BLOCK, i);
         vec scale[2], s[FEW];
         split_scales(load_scales(pass, e, scales, i), scale);
         UNROLL for (size_t half = 0; half < 2; half++) {
             __m256i dot[FEW];
-            if (c == 0) prefetch_part(pass, soon, half * eight_rows / 2, (half + 1) * eight_rows / 2);
+            prefetch_part(pass, soon, half * LANES / 2 * soon.stride, (half + 1) * LANES / 2 * soon.stride);
             dot_eight(pass, e, codes + half * block, i, b + half * FEW, dot);
             UNROLL for (int r = 0; r < pass.R; r++) {
                 vec y = v_mul(_mm256_cvtepi32_ps(dot[r]), scale[half]), by = v_set(b[half * FEW + (size_t)r].scale);

@@ -116,17 +116,15 @@ INLINE const struct query_pair *ready_pairs(struct pass pass, struct entries *e)
 
 /* Channels c .. c + 63 of the scores: e->p = or += (c > 0). */
 INLINE void qk_pair(struct pass pass, struct entries *e, const struct query_pair *pair, int c) {
-    const size_t four_rows = 4 * pass.row_bytes;
     const uint8_t *codes = e->k + (size_t)(c / KV_BLOCK) * kv_code_bytes(pass.type);
     const uint8_t *scales = e->k + kv_scale_at(pass.type, pass.d, c / KV_BLOCK);
     for (int i = 0; i < pass.n; i += LANES) {
         ints sums[FEW][4];
-        struct soon soon = {0};
-        if (c == 0) soon = soon_after(pass, &e->ahead_k, i);
+        struct soon soon = soon_with_keys(pass, e, c, 2 * KV_BLOCK, i);
         UNROLL for (int four = 0; four < 4; four++) {
             __m512i k[4], t[4];
             UNROLL for (int j = 0; j < 4; j++) k[j] = load_pair(pass.type, row_at(pass, e, codes, i, 4 * four + j));
-            if (c == 0) prefetch_part(pass, soon, (size_t)four * four_rows, (size_t)(four + 1) * four_rows);
+            prefetch_part(pass, soon, (size_t)four * 4 * soon.stride, (size_t)(four + 1) * 4 * soon.stride);
             transpose_quarters(k, t);
             UNROLL for (int r = 0; r < pass.R; r++) sums[r][four] = pair[r].offset;
             UNROLL for (int j = 0; j < 4; j++)

@@ -57,3 +57,6 @@ INLINE void transpose_8x8(__m256i x[8]) {
 
 /* Keeps a vector in a register: gcc would load what it could keep, and add up in a tree, which spills. */
 #define KEEP(x) __asm__("" : "+x"(x))
+
+/* sum += x, in the register that holds the sum: of many sums in a loop, gcc would move some about. */
+#define ADD_32(sum, x) __asm__("vpaddd %1, %0, %0" : "+x"(sum) : "x"(x))
