@@ -90,6 +90,12 @@ static void take_range(struct entries *e, const struct kv_view *kv, int first, i
     if (e->n < 16) repeat_last(e);
 }
 
+/* The keys that are read after the block; itself if there are none. */
+static const uint8_t *next_keys(const struct entries *e, const struct kv_view *kv, int first, int end) {
+    if (first + e->n < end) return e->k + (size_t)e->n * kv->k_row_bytes;
+    return kv->next_k ? kv->next_k : e->k;
+}
+
 /* What was left to ask for with a block's weights: see soon_with_keys(). */
 struct rest {
     const uint8_t *at; /* NULL: nothing */
@@ -164,7 +170,7 @@ static void simd_range(const struct kv_view *kv, int begin, int end, const struc
         take_range(&e, kv, i, end);
         if (!e.scattered) {
             e.with_keys = e.v;
-            e.with_values = e.k + (size_t)e.n * kv->k_row_bytes;
+            e.with_values = next_keys(&e, kv, i, end);
         }
         for (int r = 0; r < m; r += FEW) attend_entries(kv, &e, rows + r, m - r < FEW ? m - r : FEW, i);
     }
@@ -218,7 +224,7 @@ static void simd_scores(const struct kv_view *kv, int begin, int end, const floa
     begin_range(&e, kv, end);
     for (int i = begin; i < end; i += e.n) {
         take_range(&e, kv, i, end);
-        if (!e.scattered) e.with_keys = e.k + (size_t)e.n * kv->k_row_bytes;
+        if (!e.scattered) e.with_keys = next_keys(&e, kv, i, end);
         score_entries(kv, &e, q, q_stride, m, scores + (i - begin), stride);
         struct rest rest = rest_of(&e, kv->k_row_bytes, kv->k_row_bytes, 1);
         prefetch_rest(&rest);

@@ -1,5 +1,5 @@
 /* attend_qk_avx2.h - scores of few rows against q8_0 and q4_0 keys, read as they
- * are stored, in 8-bit integers: the 256-bit twin of attend_qk_avx512vnni.h. */
+ * are stored, in integers: the 256-bit twin of attend_qk_avx512vnni.h. */
 #pragma once
 
 #include "attend_simd.h"
@@ -41,19 +41,34 @@ INLINE float quantize_block(const float *x, __m256i *bytes) {
     return scale;
 }
 
-/* Pairs of bytes multiplied and added up; one of both products' factors is at most 127 in magnitude. */
-INLINE __m256i dot2_u8(__m256i u, __m256i q) { return _mm256_maddubs_epi16(u, q); }
+/* The same as scale * 16-bit integers, in order, as large as they can be: 256 * 127 times their sum fits 32 bits. */
+INLINE float quantize_words(const float *x, __m256i words[2]) {
+    vec most = v_zero(), total = v_zero();
+    for (int i = 0; i < KV_BLOCK; i += LANES) {
+        vec size = v_abs(v_load(x + i));
+        most = v_max(most, size);
+        total = v_add(total, size);
+    }
+    float scale = fmaxf(v_max_lane(most) / 32767, v_sum(total) / 66000);
+    vec inverse = v_set(scale > 0 ? 1 / scale : 0);
+    __m256i code[4];
+    for (int i = 0; i < 4; i++) code[i] = _mm256_cvtps_epi32(v_mul(v_load(x + i * LANES), inverse));
+    for (int i = 0; i < 2; i++)
+        words[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(code[2 * i], code[2 * i + 1]), 0xd8);
+    return scale;
+}
 
 INLINE __m256i sum_pairs(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 
-/* A block of a query: values, as q[j] lane j of either half in that half's every lane; what makes up for q4_0 codes
- * being 8 more than the value. */
+/* A block of a query for transposed keys, whose lanes j have channels 4 j .. 4 j + 3 of either half of a block.
+ * For q4_0: those as bytes, and what makes up for codes being 8 more than the value. For q8_0: the first and third of
+ * those as words in q[2 * j], the second and fourth in q[2 * j + 1]. */
 struct query_block {
-    __m256i q[4], offset;
+    __m256i q[8], offset;
     float scale;
 };
 
-INLINE struct query_block make_query_block(enum kv_type type, const float *x) {
+INLINE struct query_block make_byte_block(const float *x) {
     struct query_block b;
     __m256i all;
     b.scale = quantize_block(x, &all);
@@ -62,9 +77,22 @@ INLINE struct query_block make_query_block(enum kv_type type, const float *x) {
     b.q[2] = _mm256_shuffle_epi32(all, 0xaa);
     b.q[3] = _mm256_shuffle_epi32(all, 0xff);
     __m256i sum = _mm256_setzero_si256();
-    const __m256i excess = _mm256_set1_epi8(type == KV_Q4_0 ? 8 : 0);
-    for (int j = 0; j < 4; j++) sum = _mm256_add_epi32(sum, sum_pairs(dot2_u8(excess, b.q[j])));
+    for (int j = 0; j < 4; j++)
+        sum = _mm256_add_epi32(sum, sum_pairs(_mm256_maddubs_epi16(_mm256_set1_epi8(8), b.q[j])));
     b.offset = _mm256_sub_epi32(_mm256_setzero_si256(), sum);
+    return b;
+}
+
+INLINE struct query_block make_word_block(const float *x) {
+    const __m256i first_and_third = _mm256_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15, 0, 1, 4, 5, 2,
+                                                     3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+    struct query_block b;
+    __m256i words[2];
+    int32_t pairs[2][8];
+    b.scale = quantize_words(x, words) / 256; /* what keys are multiplied by */
+    for (int half = 0; half < 2; half++)
+        _mm256_storeu_si256((__m256i *)pairs[half], _mm256_shuffle_epi8(words[half], first_and_third));
+    for (int j = 0; j < 8; j++) b.q[j] = _mm256_set_m128i(_mm_set1_epi32(pairs[1][j]), _mm_set1_epi32(pairs[0][j]));
     return b;
 }
 
@@ -74,7 +102,9 @@ INLINE const struct query_block *ready_queries(struct pass pass, struct entries 
     _Static_assert(sizeof *blocks * FEW * (KV_MAX_DIM / KV_BLOCK) <= QUERIES_BYTES, "queries fit");
     if (e->ready == e->q[0]) return blocks;
     for (int c = 0; c < pass.d; c += KV_BLOCK)
-        for (int r = 0; r < pass.R; r++) blocks[c / KV_BLOCK * FEW + r] = make_query_block(pass.type, e->q[r] + c);
+        for (int r = 0; r < pass.R; r++)
+            blocks[c / KV_BLOCK * FEW + r] =
+                pass.type == KV_Q8_0 ? make_word_block(e->q[r] + c) : make_byte_block(e->q[r] + c);
     e->ready = e->q[0];
     return blocks;
 }
@@ -97,16 +127,26 @@ INLINE void transpose_halves(const __m256i x[4], __m256i out[4]) {
     out[3] = _mm256_unpackhi_epi64(b, d);
 }
 
-/* Products of a query's block with four transposed keys, those of a key's halves in a lane of either half. */
-INLINE __m256i dot_four(enum kv_type type, const __m256i k[4], const __m256i size[4], const struct query_block *b) {
-    __m256i x[4];
-    if (type == KV_Q8_0) {
-        UNROLL for (int j = 0; j < 4; j++) x[j] = sum_pairs(dot2_u8(size[j], _mm256_sign_epi8(b->q[j], k[j])));
-        return _mm256_add_epi32(_mm256_add_epi32(x[0], x[1]), _mm256_add_epi32(x[2], x[3]));
+/* Products of the rows' block with four transposed keys, those of a key's halves in a lane of either half. Bytes times
+ * bytes would need a sign for each product, and then two steps to 32 bits. */
+INLINE void dot_four(struct pass pass, const __m256i k[4], const struct query_block *b, __m256i dot[FEW]) {
+    if (pass.type == KV_Q8_0) {
+        UNROLL for (int j = 0; j < 4; j++) {
+            const __m256i one = _mm256_slli_epi16(k[j], 8), other = _mm256_and_si256(k[j], _mm256_set1_epi16(-256));
+            UNROLL for (int r = 0; r < pass.R; r++) {
+                if (j == 0) dot[r] = _mm256_madd_epi16(one, b[r].q[0]);
+                else ADD_32(dot[r], _mm256_madd_epi16(one, b[r].q[2 * j]));
+                ADD_32(dot[r], _mm256_madd_epi16(other, b[r].q[2 * j + 1]));
+            }
+        }
+        return;
     }
-    UNROLL for (int j = 0; j < 4; j++) x[j] = dot2_u8(k[j], b->q[j]);
-    __m256i all = _mm256_add_epi16(_mm256_add_epi16(x[0], x[1]), _mm256_add_epi16(x[2], x[3]));
-    return _mm256_add_epi32(sum_pairs(all), b->offset);
+    UNROLL for (int r = 0; r < pass.R; r++) {
+        __m256i x[4];
+        UNROLL for (int j = 0; j < 4; j++) x[j] = _mm256_maddubs_epi16(k[j], b[r].q[j]);
+        __m256i all = _mm256_add_epi16(_mm256_add_epi16(x[0], x[1]), _mm256_add_epi16(x[2], x[3]));
+        dot[r] = _mm256_add_epi32(sum_pairs(all), b[r].offset);
+    }
 }
 
 /* Products of the rows' block with a block of 8 keys from key i on; that of key 0 is at `first`. */
@@ -114,11 +154,10 @@ INLINE void dot_eight(struct pass pass, const struct entries *e, const uint8_t *
                       const struct query_block *b, __m256i dot[FEW]) {
     __m256i half[2][FEW];
     UNROLL for (int four = 0; four < 2; four++) {
-        __m256i row[4], key[4], size[4];
+        __m256i row[4], key[4];
         UNROLL for (int j = 0; j < 4; j++) row[j] = load_key(pass.type, row_at(pass, e, first, i, 4 * four + j));
         transpose_halves(row, key);
-        UNROLL for (int j = 0; j < 4; j++) size[j] = _mm256_abs_epi8(key[j]);
-        UNROLL for (int r = 0; r < pass.R; r++) half[four][r] = dot_four(pass.type, key, size, &b[r]);
+        dot_four(pass, key, b, half[four]);
     }
     UNROLL for (int r = 0; r < pass.R; r++)
         dot[r] = _mm256_add_epi32(_mm256_permute2x128_si256(half[0][r], half[1][r], 0x20),

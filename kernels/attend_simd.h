@@ -71,7 +71,7 @@ static void simd_store(enum kv_type type, int d, const float *x, uint8_t *row) {
 /* ---- few rows: lanes are channels ----------------------------------------------- */
 
 #define FEW 4              /* rows that share one reading of the entries */
-#define QUERIES_BYTES 6144 /* of that many rows in any form */
+#define QUERIES_BYTES 10240 /* of that many rows in any form */
 
 /* What CPUs with AVX-512 prefetch as the rows of a block are read, which lie at `from`: what lies so many bytes on;
  * from `end` on that is at `next`, if there is any. Twice, as in prefetch.h, or `far` is 0. */
@@ -161,10 +161,7 @@ INLINE struct soon soon_with_keys(struct pass pass, const struct entries *e, int
 }
 
 INLINE struct soon soon_with_values(struct pass pass, const struct entries *e, int c, int width, int i) {
-    if (LANES == 16) return soon_after(pass, &e->ahead_v, c, i);
-    struct soon soon = soon_meanwhile(pass, e->with_values, 4, c, width, i);
-    if (soon.near) soon.near = row_ahead(soon.near, 0, e->ahead_k);
-    return soon;
+    return LANES == 16 ? soon_after(pass, &e->ahead_v, c, i) : soon_meanwhile(pass, e->with_values, 4, c, width, i);
 }
 
 /* The lines that begin in bytes [begin, end). */
@@ -174,9 +171,11 @@ INLINE void prefetch_lines(const uint8_t *p, size_t begin, size_t end, bool seco
     else for (size_t line = first; line < end; line += 64) __builtin_prefetch(p + line);
 }
 
+INLINE bool asks(struct pass pass, struct soon soon) { return (LANES < 16 && !pass.listed) || soon.near; }
+
 /* Bytes [begin, end) there. A few lines at a time: where many are asked for at once, the reads behind them wait. */
 INLINE void prefetch_part(struct pass pass, struct soon soon, size_t begin, size_t end) {
-    if ((LANES == 16 || pass.listed) && !soon.near) return;
+    if (!asks(pass, soon)) return;
     prefetch_lines(soon.near, begin, end, soon.second_level);
     if (LANES == 16 && soon.far) prefetch_lines(soon.far, begin, end, soon.second_level);
 }
@@ -184,7 +183,7 @@ INLINE void prefetch_part(struct pass pass, struct soon soon, size_t begin, size
 /* The next so many bytes. */
 INLINE void prefetch_next(struct pass pass, struct soon *soon, size_t bytes) {
     prefetch_part(pass, *soon, 0, bytes);
-    if (soon->near) soon->near += bytes;
+    if (asks(pass, *soon)) soon->near += bytes;
     if (LANES == 16 && soon->far) soon->far += bytes;
 }
 
