@@ -26,6 +26,7 @@ struct sampler {
     uint64_t rng;
     int n_vocab;
     struct candidate *candidates;       /* [n_vocab] */
+    float *penalised;                   /* [n_vocab] logits after the penalty */
     int recent[SAMPLER_RECENT];         /* ring of the latest tokens */
     int n_recent;
 };
