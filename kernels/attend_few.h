@@ -7,9 +7,10 @@
  */
 #pragma once
 
-#include "attend_simd.h"
+#include "attend_pass.h"
+#include "prefetch.h"
 
-/* Bytes of keys, and of values, that CPUs with AVX-512 prefetch. */
+/* Bytes of keys, and of values, for ASKS_AHEAD. */
 #define AHEAD 6144 /* more would not stay in the first-level cache */
 #define AHEAD_ZEN5 4096 /* and twice that: asking twice is faster for q8_0, but not for f16 and q4_0 */
 #define AHEAD_ZEN4 16384 /* in the second-level cache: the first waits for few lines at a time, and reads with them */
@@ -105,7 +106,7 @@ struct rest {
 /* Of as many rows of row_bytes as there are keys, for the weights of R rows. */
 static struct rest rest_of(const struct entries *e, size_t k_row_bytes, size_t row_bytes, int R) {
     const size_t asked = (size_t)e->n * k_row_bytes * WITH_KEYS_QUARTERS / 4, all = (size_t)e->n * row_bytes;
-    if (LANES == 16 || !e->with_keys || asked >= all) return (struct rest){0};
+    if (ASKS_AHEAD || !e->with_keys || asked >= all) return (struct rest){0};
     return (struct rest){e->with_keys + asked, ((unsigned)(all - asked) / 64 / (unsigned)R + 1) * 64};
 }
 
@@ -151,9 +152,9 @@ static void attend_entries(const struct kv_view *kv, struct entries *e, const st
 /* Asks for what a range begins with and nothing before it has asked for: the first keys or, with AVX-512, the values
  * that are read after them. */
 static void prefetch_first(const struct kv_view *kv, int begin, int end) {
-    const uint8_t *rows = LANES == 16 ? kv->v : kv->k;
-    const size_t row_bytes = LANES == 16 ? kv->v_row_bytes : kv->k_row_bytes;
-    const size_t most = LANES == 16 ? AHEAD : ATTEND_BLOCK * row_bytes;
+    const uint8_t *rows = ASKS_AHEAD ? kv->v : kv->k;
+    const size_t row_bytes = ASKS_AHEAD ? kv->v_row_bytes : kv->k_row_bytes;
+    const size_t most = ASKS_AHEAD ? AHEAD : ATTEND_BLOCK * row_bytes;
     const size_t bytes = end > begin ? (size_t)(end - begin) * row_bytes : 0;
     prefetch_lines(rows + (size_t)begin * row_bytes, 0, bytes < most ? bytes : most, false);
 }

@@ -1,7 +1,7 @@
 /* attend_float.h - the products of few rows with a block of entries in float32: lanes are channels. */
 #pragma once
 
-#include "attend_simd.h"
+#include "attend_pass.h"
 
 /* LANES channels of the products of the rows and four keys. With up to three rows these and the sums fit 16 registers;
  * with four the keys stay there. */

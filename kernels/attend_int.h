@@ -2,7 +2,7 @@
  * pv_q8, for heads whose blocks come in pairs. */
 #pragma once
 
-#include "attend_simd.h"
+#include "attend_pass.h"
 
 static void qk_int(enum kv_type type, int R, struct entries *e) {
     const bool in_pairs = e->d % (2 * KV_BLOCK) == 0;

@@ -2,7 +2,7 @@
  * are stored, in integers: the 256-bit twin of attend_qk_avx512vnni.h. */
 #pragma once
 
-#include "attend_simd.h"
+#include "attend_pass.h"
 
 /* The two f16 scales that lie side by side in each of 8 stored rows from row i on; those of row 0 are at `first`. */
 INLINE __m256i load_scales(struct pass pass, const struct entries *e, const uint8_t *first, int i) {

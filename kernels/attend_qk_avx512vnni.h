@@ -2,7 +2,7 @@
  * as they are stored, in 8-bit integers. */
 #pragma once
 
-#include "attend_simd.h"
+#include "attend_pass.h"
 
 /* Sums in an array of __m512i, whose lanes are 64 bits wide to the compiler,
  * would live in memory with gcc 12. */
