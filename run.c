@@ -21,7 +21,10 @@ static volatile sig_atomic_t interrupted;
 
 /* The first Ctrl-C asks the job to stop at the next token; a second one before it did ends the program. */
 static void on_interrupt(int signal_number) {
-    if (interrupted) _exit(EXIT_INTERRUPTED);
+    if (interrupted) {
+        output_abandon();
+        _exit(EXIT_INTERRUPTED);
+    }
     interrupted = signal_number;
 }
 

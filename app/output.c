@@ -1,11 +1,31 @@
 #include "output.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define MOST_OPEN 8 /* files at a time */
+
+/* Temporary files that exist, in what a signal handler may read. */
+static _Atomic(char *) unfinished[MOST_OPEN];
+
+static void remember(char *temporary) {
+    for (int i = 0; i < MOST_OPEN; i++) {
+        char *nothing = NULL;
+        if (atomic_compare_exchange_strong(&unfinished[i], &nothing, temporary)) return;
+    }
+}
+
+void output_abandon(void) {
+    for (int i = 0; i < MOST_OPEN; i++) {
+        const char *temporary = atomic_load(&unfinished[i]);
+        if (temporary) unlink(temporary);
+    }
+}
 
 /* Standard output or error, if it goes to this file, or -1: opened anew the file would lose what it has. */
 static int standard_stream(const struct stat *st) {
@@ -39,6 +59,10 @@ static int name_files(struct output *out, bool found, struct error *err) {
 }
 
 static void forget_names(struct output *out) {
+    for (int i = 0; i < MOST_OPEN; i++) {
+        char *own = out->temporary;
+        if (own) atomic_compare_exchange_strong(&unfinished[i], &own, NULL);
+    }
     free(out->target);
     free(out->temporary);
 }
@@ -55,6 +79,7 @@ int output_open(struct output *out, const char *path, struct error *err) {
         out->file = fopen(path, "wb");
     } else {
         if (name_files(out, found, err)) return -1;
+        remember(out->temporary);
         out->file = fopen(out->temporary, "wb");
         if (out->file && found) fchmod(fileno(out->file), st.st_mode & 07777);
     }

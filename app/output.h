@@ -20,3 +20,5 @@ int output_open(struct output *out, const char *path, struct error *err);
 /* Syncs and renames; on failure the temporary file is removed and the old file is as it was. */
 int output_commit(struct output *out, struct error *err);
 void output_discard(struct output *out);
+/* Removes the temporary files of all that are open, before the program ends at once: for signal handlers. */
+void output_abandon(void);

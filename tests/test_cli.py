@@ -407,6 +407,24 @@ def test_interrupt_while_nobody_reads(model, tmp_path):
     assert b"can't" not in message and session.stat().st_size > 0
 
 
+def test_a_second_interrupt_leaves_no_temporary_file(model, tmp_path):
+    ids = tmp_path / "ids"
+    ids.write_text(ids_text(random_ids(100_000)))
+    with subprocess.Popen(
+        [RUN, model, "--ids", f"@{ids}", "-b", "64", "-c", "200000", "--logits", tmp_path / "logits"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob("logits.*.tmp")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):  # both before it can end
+            process.send_signal(number)
+        assert process.wait(30) == 130
+    assert list(tmp_path.iterdir()) == [ids]
+
+
 def unread(pipe):
     """Bytes in it."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
