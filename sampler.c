@@ -139,7 +139,7 @@ int sampler_sample(struct sampler *s, const float *logits) {
 
     const int n = filter(o, logits, s->n_vocab, logits[best], c);
     double r = weigh(c, n, logits[best], o->temp) * random_uniform(s);
-    for (int i = 0; i < n - 1; i++)
+    for (int i = 0; i < n; i++)
         if ((r -= c[i].p) < 0) return c[i].id;
-    return c[n - 1].id;
+    return best; /* r was all but the whole sum, and rounded */
 }

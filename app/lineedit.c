@@ -208,8 +208,6 @@ static int paste(struct lineedit *e) {
     }
 }
 
-/* Nothing to do when the window changes or the program continues: poll() returns, that is enough. */
-
 static void set_raw_mode(const struct lineedit *e) {
     struct termios raw = e->cooked;
     raw.c_iflag &= ~(tcflag_t)(BRKINT | ICRNL | INLCR | IGNCR | ISTRIP | IXON);

@@ -13,10 +13,11 @@
 /* Temporary files that exist, in what a signal handler may read. */
 static _Atomic(char *) unfinished[MOST_OPEN];
 
-static void remember(char *temporary) {
+/* Puts one name, or NULL, where another is. */
+static void replace_unfinished(char *name, char *by) {
     for (int i = 0; i < MOST_OPEN; i++) {
-        char *nothing = NULL;
-        if (atomic_compare_exchange_strong(&unfinished[i], &nothing, temporary)) return;
+        char *expected = name;
+        if (atomic_compare_exchange_strong(&unfinished[i], &expected, by)) return;
     }
 }
 
@@ -59,10 +60,7 @@ static int name_files(struct output *out, bool found, struct error *err) {
 }
 
 static void forget_names(struct output *out) {
-    for (int i = 0; i < MOST_OPEN; i++) {
-        char *own = out->temporary;
-        if (own) atomic_compare_exchange_strong(&unfinished[i], &own, NULL);
-    }
+    if (out->temporary) replace_unfinished(out->temporary, NULL);
     free(out->target);
     free(out->temporary);
 }
@@ -79,7 +77,7 @@ int output_open(struct output *out, const char *path, struct error *err) {
         out->file = fopen(path, "wb");
     } else {
         if (name_files(out, found, err)) return -1;
-        remember(out->temporary);
+        replace_unfinished(NULL, out->temporary);
         out->file = fopen(out->temporary, "wb");
         if (out->file && found) fchmod(fileno(out->file), st.st_mode & 07777);
     }

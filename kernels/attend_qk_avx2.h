@@ -27,21 +27,27 @@ INLINE void split_scales(__m256i pairs, vec scale[2]) {
     scale[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(split, 1));
 }
 
-/* 32 floats as scale * integers of at most 127 in magnitude, as bytes; returns the scale. */
-INLINE float quantize_block(const float *x, __m256i *bytes) {
+/* 32 floats over the scale, rounded to 16-bit integers: fours of them, those of the first 16 in the order 0 2 1 3. */
+INLINE void round_block(const float *x, float scale, __m256i words[2]) {
+    vec inverse = v_set(scale > 0 ? 1 / scale : 0);
+    __m256i code[4];
+    for (int i = 0; i < 4; i++) code[i] = _mm256_cvtps_epi32(v_mul(v_load(x + i * LANES), inverse));
+    for (int i = 0; i < 2; i++) words[i] = _mm256_packs_epi32(code[2 * i], code[2 * i + 1]);
+}
+
+/* A block as scale * integers of at most 127 in magnitude, as bytes; returns the scale. */
+INLINE float quantize_bytes(const float *x, __m256i *bytes) {
     const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     vec most = v_abs(v_load(x));
     for (int i = LANES; i < KV_BLOCK; i += LANES) most = v_max(most, v_abs(v_load(x + i)));
     float scale = v_max_lane(most) / 127;
-    vec inverse = v_set(scale > 0 ? 1 / scale : 0);
-    __m256i code[4];
-    for (int i = 0; i < 4; i++) code[i] = _mm256_cvtps_epi32(v_mul(v_load(x + i * LANES), inverse));
-    __m256i low = _mm256_packs_epi32(code[0], code[1]), high = _mm256_packs_epi32(code[2], code[3]);
-    *bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), in_order);
+    __m256i words[2];
+    round_block(x, scale, words);
+    *bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words[0], words[1]), in_order);
     return scale;
 }
 
-/* The same as scale * 16-bit integers, in order, as large as they can be: 256 * 127 times their sum fits 32 bits. */
+/* The same as words, as large as they can be: 256 * 127 times the sum of their magnitudes fits 32 bits. */
 INLINE float quantize_words(const float *x, __m256i words[2]) {
     vec most = v_zero(), total = v_zero();
     for (int i = 0; i < KV_BLOCK; i += LANES) {
@@ -50,11 +56,8 @@ INLINE float quantize_words(const float *x, __m256i words[2]) {
         total = v_add(total, size);
     }
     float scale = fmaxf(v_max_lane(most) / 32767, v_sum(total) / 66000);
-    vec inverse = v_set(scale > 0 ? 1 / scale : 0);
-    __m256i code[4];
-    for (int i = 0; i < 4; i++) code[i] = _mm256_cvtps_epi32(v_mul(v_load(x + i * LANES), inverse));
-    for (int i = 0; i < 2; i++)
-        words[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(code[2 * i], code[2 * i + 1]), 0xd8);
+    round_block(x, scale, words);
+    for (int i = 0; i < 2; i++) words[i] = _mm256_permute4x64_epi64(words[i], 0xd8);
     return scale;
 }
 
@@ -71,7 +74,7 @@ struct query_block {
 INLINE struct query_block make_byte_block(const float *x) {
     struct query_block b;
     __m256i all;
-    b.scale = quantize_block(x, &all);
+    b.scale = quantize_bytes(x, &all);
     b.q[0] = _mm256_shuffle_epi32(all, 0x00);
     b.q[1] = _mm256_shuffle_epi32(all, 0x55);
     b.q[2] = _mm256_shuffle_epi32(all, 0xaa);

@@ -71,12 +71,35 @@ static void test_options(struct sampler_options options, const int *recent, int 
         for (int i = 0; i < DRAWS; i++) {
             int token = sampler_sample(&s, logits);
             CHECK(token >= 0 && token < N_VOCAB);
-            count[token]++;
+            if (token >= 0 && token < N_VOCAB) count[token]++;
         }
         for (int i = 0; i < N_VOCAB; i++)
             CHECK_NEAR(count[i], DRAWS * p[i], p[i] > 0 ? 5 * sqrt(DRAWS * p[i] * (1 - p[i])) + 2 : 0);
         sampler_free(&s);
     }
+}
+
+/* With flat logits top-p reaches further than the few best that are looked at first: all but the last hundredth. */
+static void test_flat(void) {
+    const struct sampler_options o = {.temp = 1, .top_p = 0.99f, .repeat_penalty = 1, .seed = 3};
+    const int tail = N_VOCAB * 9 / 10;
+    float logits[N_VOCAB];
+    double p[N_VOCAB], late = 0;
+    int n_late = 0, last = 0;
+    struct sampler s;
+    struct error err;
+    for (int i = 0; i < N_VOCAB; i++) logits[i] = -1e-3f * (float)i;
+    expect(&o, logits, NULL, 0, p);
+    for (int i = tail; i < N_VOCAB; i++) late += p[i];
+    CHECK(sampler_init(&s, &o, N_VOCAB, &err) == 0);
+    for (int i = 0; i < DRAWS; i++) {
+        int token = sampler_sample(&s, logits);
+        n_late += token >= tail;
+        if (token > last) last = token;
+    }
+    CHECK_NEAR(n_late, DRAWS * late, 5 * sqrt(DRAWS * late * (1 - late)));
+    CHECK(last < N_VOCAB && p[last] > 0);
+    sampler_free(&s);
 }
 
 static void test_no_number(void) {
@@ -114,6 +137,7 @@ int main(void) {
         o.temp = 0;
         test_options(o, recent, n);
     }
+    test_flat();
     test_no_number();
     return check_done("test_sampler");
 }
